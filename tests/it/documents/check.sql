@@ -9,7 +9,10 @@ create table writers (n int, settings text[]);
 insert into writers values
   (1, '{}'),
   (2, array['TimeZone', 'Asia/Kolkata', 'DateStyle', 'German, DMY', 'IntervalStyle', 'iso_8601', 'extra_float_digits', '-15',
-            'bytea_output', 'escape', 'lc_monetary', 'C', 'quote_all_identifiers', 'on', 'array_nulls', 'off']),
+            'bytea_output', 'escape', 'quote_all_identifiers', 'on', 'array_nulls', 'off',
+            -- A locale whose currency is not that of "C", if the system has one.
+            'lc_monetary', (select coalesce(max(collcollate), 'C') from pg_collation
+                            where collprovider = 'c' and collcollate ~ '^[a-z]+_[A-Z]+[.]')]),
   (3, array['TimeZone', 'America/St_Johns', 'DateStyle', 'SQL, MDY', 'IntervalStyle', 'sql_standard', 'extra_float_digits', '0',
             'standard_conforming_strings', 'off', 'escape_string_warning', 'off', 'backslash_quote', 'off',
             'transform_null_equals', 'on', 'xmloption', 'document', 'xmlbinary', 'hex', 'row_security', 'off']),

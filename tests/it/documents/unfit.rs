@@ -50,6 +50,11 @@ async fn readyz_warns_of_watches_that_do_not_fit_their_table_and_stays_ready() {
             "public.notes",
             again,
         ),
+        (
+            "alter table notes drop constraint notes_pkey",
+            "public.notes",
+            "alter table notes add primary key (id)",
+        ),
         ("drop table notes", "a dropped table (topic notes)", REFRESH),
     ] {
         assert_eq!(readyz().await, "ok\n");

@@ -4,8 +4,6 @@
 use std::time::Duration;
 
 use serde_json::json;
-use sqlx::postgres::{PgConnectOptions, PgConnection};
-use sqlx::{ConnectOptions as _, Connection as _, Row as _};
 use uuid::Uuid;
 
 use super::{client, expect_calls, expect_following, gateway_at};
@@ -17,35 +15,6 @@ async fn db_with_org() -> (TestDb, Uuid) {
     let db = TestDb::create().await;
     let org = db.create_org().await;
     (db, org)
-}
-
-/// Connection of another client of the pooler, which uses the simple protocol as such clients must.
-async fn stranger(url: &str) -> PgConnection {
-    let options: PgConnectOptions = url.parse().expect("a URL");
-    options.extra_float_digits(None).connect().await.expect("connects")
-}
-
-/// Asserts that backend sessions hold no state that an earlier client could have left.
-async fn expect_clean_sessions(url: &str) {
-    let mut stranger = stranger(url).await;
-    let mut seen = std::collections::HashSet::new();
-    // The pooler hands out its backend sessions in turn.
-    for _ in 0..20 {
-        let row = sqlx::raw_sql(
-            "select pg_backend_pid()::text, concat_ws(' ', current_setting('role'), current_setting('plan_cache_mode'),
-                    current_setting('enable_seqscan'), current_setting('lock_timeout'),
-                    (select count(*) from pg_prepared_statements),
-                    (select count(*) from pg_listening_channels() c where c = 'warden'),
-                    (select count(*) from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()))",
-        )
-        .fetch_one(&mut stranger)
-        .await
-        .expect("reads");
-        seen.insert(row.get::<String, _>(0));
-        assert_eq!(row.get::<String, _>(1), "none auto on 0 0 0 0");
-    }
-    assert!(seen.len() > 1, "only backend {seen:?} was checked");
-    stranger.close().await.expect("closes");
 }
 
 #[tokio::test]
@@ -97,7 +66,7 @@ async fn a_transaction_pooler_makes_the_tailer_poll() {
     let mut back = client(&gateway, org).await;
     back.join_with("calls", json!({"since": since["cursor"]})).await;
     expect_calls(&mut back, &calls).await;
-    expect_clean_sessions(&url).await;
+    pooler.expect_clean_sessions(&db.name).await;
 
     // First the pooler's backend sessions end, then its clients' connections. The gateway reconnects each
     // time.

@@ -1,5 +1,6 @@
 //! PgBouncer in front of the shared cluster.
 
+use std::collections::HashSet;
 use std::fs;
 use std::net::Ipv4Addr;
 use std::os::unix::fs::{MetadataExt as _, chown};
@@ -7,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use sqlx::postgres::PgConnectOptions;
-use sqlx::{ConnectOptions as _, Connection as _};
+use sqlx::{ConnectOptions as _, Connection as _, Row as _};
 use tokio::process::{Child, Command};
 
 use super::{TestDb, TlsServer};
@@ -115,6 +116,33 @@ impl Pooler {
     fn console(&self) -> PgConnectOptions {
         let options: PgConnectOptions = self.url("pgbouncer", "postgres").parse().expect("a URL");
         options.extra_float_digits(None)
+    }
+
+    /// Asserts that backend sessions hold no state that an earlier client could have left.
+    pub async fn expect_clean_sessions(&self, database: &str) {
+        // A client of a pooler in transaction mode uses the simple protocol.
+        let options: PgConnectOptions = self.url(database, "postgres").parse().expect("a URL");
+        let mut stranger = options.extra_float_digits(None).connect().await.expect("connects");
+        let mut seen = HashSet::new();
+        // The pooler hands out its backend sessions in turn.
+        for _ in 0..20 {
+            let row = sqlx::raw_sql(
+                "select pg_backend_pid()::text, concat_ws(' ', current_setting('role'),
+                        nullif(current_setting('request.jwt.claims', true), ''),
+                        current_setting('statement_timeout'), current_setting('work_mem'),
+                        current_setting('plan_cache_mode'), current_setting('enable_seqscan'),
+                        current_setting('lock_timeout'), (select count(*) from pg_prepared_statements),
+                        (select count(*) from pg_listening_channels() c where c = 'warden'),
+                        (select count(*) from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()))",
+            )
+            .fetch_one(&mut stranger)
+            .await
+            .expect("reads");
+            seen.insert(row.get::<String, _>(0));
+            assert_eq!(row.get::<String, _>(1), "none 0 4MB auto on 0 0 0 0");
+        }
+        assert!(seen.len() > 1, "only backend {seen:?} was checked");
+        stranger.close().await.expect("closes");
     }
 
     /// URL of a database through the pooler, by TLS.

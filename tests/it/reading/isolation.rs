@@ -111,5 +111,6 @@ async fn rows_are_read_through_a_pooler_and_leave_nothing_behind() {
     }
     assert_eq!(get(&t, org, "/v1/calls?id=eq.x").await.status, 400);
     assert_eq!(page(&t, org, "/v1/calls").await["rows"][0]["id"], call.to_string());
+    pooler.expect_clean_sessions(&t.db.name).await;
     t.gateway.stop().await;
 }
