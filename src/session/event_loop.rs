@@ -13,23 +13,12 @@ use super::loop_action::LoopAction;
 use super::message_rate::RateDecision;
 use super::message_reader::{MessageReader, discard_until_end};
 use super::org_rate::{MESSAGE_UNITS, units_of};
-use super::pending::{RefreshOutcome, ResumeOutcome};
 use super::refresh::next_refreshed;
 use super::resume::next_resumed;
 use super::{Backlog, Session, SessionLimits};
 use crate::hub::{CloseState, OUTBOXES_PER_ORG, Outbox, SessionCheck as _};
 use crate::org::Incarnation;
 use crate::wire::CloseCode;
-
-/// An event of a session's loop.
-enum Event {
-    /// None if the socket has ended.
-    Message(Option<Result<Message, WsError>>),
-    Closed(CloseState),
-    Resumed(ResumeOutcome),
-    Refreshed(RefreshOutcome),
-    Timer,
-}
 
 impl Session {
     /// Runs the loop and closes the socket. Returns the code with which the session ended.
@@ -68,49 +57,30 @@ impl Session {
         loop {
             let outbox = Arc::clone(&self.outbox);
             let is_paused = self.paused_until > Instant::now();
-            let event = tokio::select! {
-                message = reader.next(&outbox, rate), if !is_paused => Event::Message(message),
-                closed = poll_fn(|cx| outbox.poll_until_closed(cx)) => Event::Closed(closed),
+            let action = tokio::select! {
+                message = reader.next(&outbox, rate), if !is_paused => {
+                    self.last_heard = Instant::now();
+                    self.count_bytes(reader.take_read_bytes());
+                    self.on_message(message)
+                }
+                closed = poll_fn(|cx| outbox.poll_until_closed(cx)) => match closed {
+                    CloseState::Closing(close) => LoopAction::Close(close.unwrap_or(CloseCode::NORMAL)),
+                    CloseState::Broken => LoopAction::Close(CloseCode::NORMAL),
+                },
                 outcome = next_resumed(&mut self.resuming), if !self.resuming.is_empty() => {
-                    Event::Resumed(outcome)
+                    self.on_resumed(outcome);
+                    LoopAction::Continue
                 }
                 outcome = next_refreshed(&mut self.refreshing), if !self.refreshing.is_empty() => {
-                    Event::Refreshed(outcome)
+                    self.on_refreshed(outcome)
                 }
-                () = &mut timer => Event::Timer,
+                () = &mut timer => self.on_timer(),
             };
-            let action = self.on_event(event, reader).await;
             match action {
                 LoopAction::Close(close) => return close,
                 LoopAction::Continue if !timer.is_elapsed() && !self.must_reset_timer() => {}
                 LoopAction::Continue | LoopAction::ResetTimer => timer.as_mut().reset(self.deadline()),
             }
-        }
-    }
-
-    /// Handles an event. Messages and tokens may cost much, so they wait for a turn of the organisation.
-    async fn on_event(&mut self, event: Event, reader: &mut MessageReader) -> LoopAction {
-        let org_rate = Arc::clone(&self.org_rate);
-        match event {
-            Event::Message(message) => {
-                self.last_heard = Instant::now();
-                self.count_bytes(reader.take_read_bytes());
-                let _turn = org_rate.turn().await;
-                self.on_message(message)
-            }
-            Event::Closed(CloseState::Closing(close)) => {
-                LoopAction::Close(close.unwrap_or(CloseCode::NORMAL))
-            }
-            Event::Closed(CloseState::Broken) => LoopAction::Close(CloseCode::NORMAL),
-            Event::Resumed(outcome) => {
-                self.on_resumed(outcome);
-                LoopAction::Continue
-            }
-            Event::Refreshed(outcome) => {
-                let _turn = org_rate.turn().await;
-                self.on_refreshed(outcome)
-            }
-            Event::Timer => self.on_timer(),
         }
     }
 

@@ -2,16 +2,12 @@
 //!
 //! Every message costs its organisation units. Beyond its rate, a session is not read for a while, and TCP
 //! slows its client down. Nothing is rejected or lost, and sessions of other organisations are served
-//! meanwhile. Within its rate, an organisation uses half of the threads at once: many of its messages may
-//! arrive in the same moment, and each further one waits for its turn. This module does not know what messages
-//! contain.
+//! meanwhile. This module does not know what messages contain.
 
 use std::collections::HashMap;
-use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 
 use crate::org::OrgId;
@@ -32,11 +28,9 @@ pub(super) const TOKEN_UNITS: u32 = 20;
 const ORGS_MIN: usize = 1024;
 
 /// The message rates of all organisations.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct OrgRates {
     state: Mutex<State>,
-    /// Messages of one organisation that are handled at once.
-    turns: usize,
 }
 
 #[derive(Debug, Default)]
@@ -48,18 +42,7 @@ struct State {
 
 /// The message rate of one organisation, which its sessions share.
 #[derive(Debug)]
-pub(super) struct OrgRate {
-    bucket: Mutex<Bucket>,
-    turns: Semaphore,
-}
-
-impl Default for OrgRates {
-    /// For as many threads as this machine has cores.
-    fn default() -> Self {
-        let threads = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-        Self { state: Mutex::default(), turns: (threads / 2).max(1) }
-    }
-}
+pub(super) struct OrgRate(Mutex<Bucket>);
 
 impl OrgRates {
     /// The rate of an organisation. It outlives the sessions of the organisation until it is unused, so that
@@ -68,14 +51,11 @@ impl OrgRates {
         let mut state = lock(&self.state);
         let State { orgs, sweep_at } = &mut *state;
         if orgs.len() >= (*sweep_at).max(ORGS_MIN) {
-            orgs.retain(|_, rate| Arc::strong_count(rate) > 1 || !lock(&rate.bucket).is_full(now));
+            orgs.retain(|_, rate| Arc::strong_count(rate) > 1 || !lock(&rate.0).is_full(now));
             shrink(orgs);
             *sweep_at = orgs.len() * 2;
         }
-        let new = || {
-            let bucket = Mutex::new(Bucket::full(now));
-            Arc::new(OrgRate { bucket, turns: Semaphore::new(self.turns) })
-        };
+        let new = || Arc::new(OrgRate(Mutex::new(Bucket::full(now))));
         Arc::clone(orgs.entry(org).or_insert_with(new))
     }
 }
@@ -83,13 +63,7 @@ impl OrgRates {
 impl OrgRate {
     /// Takes units, and returns the time for which the session that caused them must not be read.
     pub(super) fn take(&self, rate: Rate, units: u32, now: Instant) -> Duration {
-        lock(&self.bucket).take_on_credit(rate, units, now)
-    }
-
-    /// Waits until the organisation may handle one more message. Whoever has the turn must not wait for
-    /// anything before it drops it.
-    pub(super) async fn turn(&self) -> SemaphorePermit<'_> {
-        self.turns.acquire().await.expect("it is never closed")
+        lock(&self.0).take_on_credit(rate, units, now)
     }
 }
 
@@ -100,10 +74,6 @@ pub(super) fn units_of(bytes: usize) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use std::pin::pin;
-
-    use futures_util::poll;
-
     use super::*;
 
     const RATE: Rate = Rate::new(100, 1000);
@@ -141,18 +111,5 @@ mod tests {
         assert_eq!(lock(&rates.state).orgs.len(), 3, "the spent one, the open one and the new one");
         assert!(Arc::ptr_eq(&session, &rates.of(open, now)));
         assert!(!rates.of(spent, now).take(RATE, 1, now).is_zero());
-    }
-
-    #[tokio::test]
-    async fn an_organisation_has_a_limited_number_of_turns_and_others_have_their_own() {
-        let rates = OrgRates { turns: 2, ..OrgRates::default() };
-        let now = Instant::now();
-        let (busy, other) = (rates.of(OrgId::for_tests(1), now), rates.of(OrgId::for_tests(2), now));
-        let (first, _second) = (busy.turn().await, busy.turn().await);
-        let mut third = pin!(busy.turn());
-        assert!(poll!(&mut third).is_pending());
-        assert!(poll!(pin!(other.turn())).is_ready());
-        drop(first);
-        assert!(poll!(third).is_ready());
     }
 }
