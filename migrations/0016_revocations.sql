@@ -51,7 +51,7 @@ create or replace trigger stamp_revocation before insert or update on warden.rev
 
 -- Notifies the gateways, in the same transaction. Clients never get this event. Its name is the trigger's argument.
 create or replace function warden.revocations_changed() returns trigger
-language plpgsql security definer set search_path = pg_catalog, pg_temp as $$
+language plpgsql security definer set search_path = pg_catalog, pg_temp set row_security = on as $$
 begin
   insert into warden.events (topic, event, data) values ('org', tg_argv[0], '{}');
   return null;
@@ -69,7 +69,7 @@ create or replace trigger revocations_removed
 create or replace function warden.add_revocation(
   session_id text, user_id text, org_id uuid, reason text, max_token_age interval, issuer text, requested_by text
 ) returns bigint
-language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set row_security = on as $$
 declare
   -- Gateways keep all entries in memory.
   entries_max constant int := 100000;
@@ -169,7 +169,7 @@ create or replace function warden.revoke(
   session_id text default null, user_id text default null, org_id uuid default null,
   reason text default '', max_token_age interval default '7 days', issuer text default null
 ) returns bigint
-language sql volatile security definer set search_path = pg_catalog, pg_temp as $$
+language sql volatile security definer set search_path = pg_catalog, pg_temp set row_security = on as $$
   select warden.add_revocation(revoke.session_id, revoke.user_id, revoke.org_id, revoke.reason,
                                revoke.max_token_age, revoke.issuer, null)
 $$;
@@ -180,7 +180,7 @@ create or replace function warden.revoke_within(
   org_id uuid, requested_by text, session_id text default null, user_id text default null,
   reason text default '', max_token_age interval default '7 days', issuer text default null
 ) returns table (id bigint, revoked_at timestamptz, expires_at timestamptz)
-language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set row_security = on as $$
 declare
   revoked bigint;
 begin
@@ -197,7 +197,7 @@ $$;
 -- Removes a revocation, and returns whether it existed. Sessions that it closed stay closed, and a suspended
 -- organisation stays suspended.
 create or replace function warden.unrevoke(id bigint) returns boolean
-language sql volatile security definer set search_path = pg_catalog, pg_temp as $$
+language sql volatile security definer set search_path = pg_catalog, pg_temp set row_security = on as $$
   with gone as (delete from warden.revocations r where r.id = unrevoke.id and not r.suspended returning 1)
   select exists (select from gone)
 $$;
@@ -205,7 +205,7 @@ $$;
 -- Suspends an organisation: its sessions are closed, and until warden.resume() all its tokens are rejected.
 create or replace function warden.suspend(org_id uuid, reason text default '', max_token_age interval default '7 days')
 returns bigint
-language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set row_security = on as $$
 declare
   revoked bigint := warden.revoke(org_id => suspend.org_id, reason => suspend.reason,
                                   max_token_age => suspend.max_token_age);
@@ -217,7 +217,7 @@ $$;
 
 -- Ends a suspension, and returns whether there was one. Tokens issued before the suspension stay rejected.
 create or replace function warden.resume(org_id uuid) returns boolean
-language sql volatile security definer set search_path = pg_catalog, pg_temp as $$
+language sql volatile security definer set search_path = pg_catalog, pg_temp set row_security = on as $$
   with resumed as (
     update warden.revocations r set suspended = false
     where r.org_id = resume.org_id and r.suspended returning 1)
@@ -226,7 +226,7 @@ $$;
 
 -- Deletes expired entries, and returns their number. The gateways call it periodically.
 create or replace function warden.forget_revocations() returns bigint
-language plpgsql volatile security definer set search_path = pg_catalog, pg_temp as $$
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set row_security = on as $$
 declare
   forgotten bigint := 0;
 begin
@@ -245,7 +245,8 @@ $$;
 -- every token of the organisation that one of the entries rejected, for as long as any of them did. It rejects other
 -- tokens from before as well, which is right for an organisation that was deleted meanwhile. A suspension stays.
 create or replace function warden.merge_revocations() returns bigint
-language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set jit = off set lock_timeout = '50ms' as $$
+language plpgsql volatile security definer set search_path = pg_catalog, pg_temp set row_security = on set jit = off
+set lock_timeout = '50ms' as $$
 declare
   gone record;
   merged bigint := 0;
