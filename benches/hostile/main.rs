@@ -5,7 +5,7 @@
 //! stays within twice the p99 without the attack, or below 10 ms, and nothing fails. The gateway is a
 //! separate process with default limits. Its memory is sampled. It must return to its size before the attack,
 //! within 4 MiB. The attack runs once before the measurement, because the first run fills caches and pools
-//! that it keeps. The benchmark lists the bars that are missed, and then exits with 1.
+//! that it keeps. If a bar is missed, the benchmark names it and exits with 1.
 //!
 //! `cargo bench --bench hostile -- --rounds 5 --seconds 2 --only notifications`
 
