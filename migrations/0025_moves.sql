@@ -12,7 +12,7 @@ create unlogged table if not exists warden.moved_rows (
   watch     bigint  not null,
   -- In the conditions of triggers, where the statement was called.
   depth     bigint  not null,
-  id        bigint  generated always as identity,
+  id        bigint  not null,
   -- The new row, which follows its old row. It is missing if a trigger dropped it, or if its partition has no triggers
   -- of the watch. Then the next row that the query inserts may be taken for it.
   is_new    boolean not null,
@@ -33,6 +33,10 @@ create unlogged table if not exists warden.moved_rows (
 );
 -- The table of the former version lacks this column.
 alter table warden.moved_rows add column if not exists truncated boolean not null default false;
+-- No identity: pg_dump from 15 on writes that of an unlogged table in a form that PostgreSQL 14 cannot read.
+alter table warden.moved_rows alter column id drop identity if exists;
+create sequence if not exists warden.moved_rows_id_seq owned by warden.moved_rows.id;
+alter table warden.moved_rows alter column id set default pg_catalog.nextval('warden.moved_rows_id_seq');
 
 -- An SQL expression for the image of the row with this alias: rows of a statement with the same image are the same. It
 -- contains no document if that has virtual columns, because those of a half may be computable while those of a whole
