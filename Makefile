@@ -68,20 +68,20 @@ openapi-lint: ## Check the OpenAPI document with the linter Redocly, in which ev
 schemathesis: setup-postgres ## Send a gateway requests that schemathesis generates from its OpenAPI document (EXAMPLES=200)
 	@scripts/setup schemathesis
 	WARDEN_SCHEMATHESIS=target/tools/schemathesis/bin/schemathesis WARDEN_SCHEMATHESIS_EXAMPLES=$(EXAMPLES) \
-	  cargo test --test it openapi::schemathesis -- --ignored --nocapture
+	  cargo test --workspace --test it openapi::schemathesis -- --ignored --nocapture
 
 .PHONY: cors
 cors: setup-postgres ## Open pages of an allowed and of another origin in Chromium, which call a gateway
 	@scripts/setup chromium
-	cargo test --test it openapi::chromium -- --ignored
+	cargo test --workspace --test it openapi::chromium -- --ignored
 
 .PHONY: docs-openapi
 docs-openapi: setup-postgres ## Renew docs/openapi.json, which is needed after a change of routes, fields or codes
-	WARDEN_WRITE_DOCS=1 cargo test --quiet --test it openapi::the_served
+	WARDEN_WRITE_DOCS=1 cargo test --quiet --workspace --test it openapi::the_served
 
 .PHONY: docs-attacks
 docs-attacks: ## Renew the table of attacks in docs/security.md
-	WARDEN_WRITE_DOCS=1 cargo test --quiet --test it attackers::the_documented
+	WARDEN_WRITE_DOCS=1 cargo test --quiet --workspace --test it attackers::the_documented
 
 ##@ Long tests
 
@@ -91,15 +91,15 @@ chaos: setup ## Kill and stall every part for ten minutes; no event may be lost 
 
 .PHONY: snapshots
 snapshots: setup-postgres ## Let 400 clients read snapshots and follow the stream while gateway and database restart
-	WARDEN_CROWD=400 cargo test --test it reading::crowd -- --nocapture
+	WARDEN_CROWD=400 cargo test --workspace --test it reading::crowd -- --nocapture
 
 .PHONY: transfers
 transfers: setup-postgres ## Let clients of several topics show 2,000 states during transfers; each must be one that the database had
-	WARDEN_STATES=2000 cargo test --test it transactions::marks -- --nocapture
+	WARDEN_STATES=2000 cargo test --workspace --test it transactions::marks -- --nocapture
 
 .PHONY: idempotency
 idempotency: setup-postgres ## Let 50 callers send the same 1,000 events to two nodes, one by one, during 20 kills
-	WARDEN_KILLS=full cargo test --test it publishing::kills -- --nocapture
+	WARDEN_KILLS=full cargo test --workspace --test it publishing::kills -- --nocapture
 
 .PHONY: hostile-input
 hostile-input: setup-postgres ## Send 100,000 hostile handshakes and 1,000,000 hostile frames (WARDEN_SEED repeats a run)
@@ -117,40 +117,40 @@ fuzz: ## Fuzz every parser of foreign input for a minute each (SECONDS=600: long
 
 .PHONY: adopt-full
 adopt-full: setup-postgres ## Adopt a million rows under write load, plain and partitioned, with 20 kills each; takes minutes
-	cargo test --test it adoption::full -- --ignored --nocapture --test-threads=1
+	cargo test --workspace --test it adoption::full -- --ignored --nocapture --test-threads=1
 
 .PHONY: schemas
 schemas: setup-postgres ## Take every schema of tests/schemas from the plan to a restored dump; WARDEN_SCHEMAS selects
 	@scripts/setup types
-	WARDEN_SCHEMAS=$${WARDEN_SCHEMAS:-all} cargo test --test it schemas:: -- --nocapture
+	WARDEN_SCHEMAS=$${WARDEN_SCHEMAS:-all} cargo test --workspace --test it schemas:: -- --nocapture
 
 .PHONY: plans
 plans: setup-postgres ## Plan a run to each goal after every migration; the suite plans one goal after every ninth
-	WARDEN_FULL=1 cargo test --test it schema::states
+	WARDEN_FULL=1 cargo test --workspace --test it schema::states
 
 .PHONY: remedies
 remedies: setup-postgres ## Apply every answer to every question of the audit; the suite applies a third of them
-	WARDEN_FULL=1 cargo test --test it audit::remedies
+	WARDEN_FULL=1 cargo test --workspace --test it audit::remedies
 
 .PHONY: full
 full: setup-postgres ## Run in full what the suite samples: attacks, audit, remedies, access, isolation, broken objects
-	WARDEN_FULL=1 cargo test --test it -- access::property attackers:: audit:: isolation:: rls:: schema::default_privileges schema::states
+	WARDEN_FULL=1 cargo test --workspace --test it -- access::property attackers:: audit:: isolation:: rls:: schema::default_privileges schema::states
 
 .PHONY: orms
 orms: setup ## Run applications with an ORM on an adopted database, with every tool of tests/orms; prints a table
 	@scripts/setup orms
-	cargo test --test it orms::every_tool -- --ignored --nocapture
+	cargo test --workspace --test it orms::every_tool -- --ignored --nocapture
 
 .PHONY: clients
 clients: setup-postgres ## Run every client of tests/clients against a gateway; prints a table
 	@scripts/setup clients
 	cargo build --bin warden
 	node tests/clients/run.mjs
-	cargo test --test it publishing::sdks -- --include-ignored
+	cargo test --workspace --test it publishing::sdks -- --include-ignored
 
 .PHONY: order
 order: setup ## Test the order of events with 400 random programs (WARDEN_ORDER_FIRST: the first seed)
-	WARDEN_ORDER_PROGRAMS=400 cargo test --test it -- order::
+	WARDEN_ORDER_PROGRAMS=400 cargo test --workspace --test it -- order::
 
 .PHONY: types
 types: setup ## Write hostile values of every type into watched tables, on PostgreSQL 14 to 18; prints a table
@@ -187,7 +187,7 @@ bench-publish: setup-postgres ## Measure events a second by SQL and HTTP, and sn
 
 .PHONY: filters
 filters: setup-postgres ## Compare 1,000 random filters with PostgreSQL, more than 15 times as many as `make test`
-	WARDEN_FILTERS=1000 cargo test --test it -- reading::events --nocapture
+	WARDEN_FILTERS=1000 cargo test --workspace --test it -- reading::events --nocapture
 
 .PHONY: bench-filters
 bench-filters: ## Measure the cost of an event by the number of filters on its topic
