@@ -38,7 +38,7 @@ select 'bypassing-role' as rule,
 from roles r, admin where r.rolsuper or r.rolbypassrls
 union all
 select 'owner-member', null, g.full_name, m.rolname,
-  format('%s is a member of %s, which owns the table and can disable row-level security', m.rolname, o.rolname), 'sql',
+  format('%s is a member of %s, which owns %s', m.rolname, o.rolname, g.reach), 'sql',
   -- The role may be an indirect member.
   (select string_agg(format('%srevoke %I from %I%s;', case when pg_has_role(i.roleid, 'usage with admin option') then ''
                             else admin.comment end, i.roleid::regrole::name, m.rolname,
@@ -46,13 +46,19 @@ select 'owner-member', null, g.full_name, m.rolname,
                               format(' granted by %I', (to_jsonb(i) ->> 'grantor')::oid::regrole::name) else '' end),
                      E'\n' order by i.roleid)
    from pg_auth_members i where i.member = m.oid and pg_has_role(i.roleid, o.oid, 'member'))
-from registered g join pg_roles o on o.oid = g.relowner
+from (select r.full_name, r.relowner, 'the table and can disable row-level security' as reach from registered r
+      union all
+      select null, d.datdba, 'the database, and can change everything in it'
+      from pg_database d where d.datname = current_database()) g
+join pg_roles o on o.oid = g.relowner
 cross join admin
 join pg_roles m on m.rolname in ('anon', 'authenticated', 'service_role', 'authenticator', 'warden_gateway',
                                  'warden_publisher', 'warden_owner')
 where not m.rolsuper and m.oid <> o.oid and pg_has_role(m.oid, o.oid, 'member')
   -- The gateway's role may become `authenticated`, which is reported itself.
   and not (m.rolname = 'warden_gateway' and pg_has_role('authenticated', o.oid, 'member'))
+  -- The owner of the database may grant its own role to these.
+  and (g.full_name is not null or m.rolname not in ('service_role', 'warden_owner'))
 union all
 select 'owner-member', null, g.full_name, o.rolname,
   format('%s owns the table and can disable row-level security', o.rolname), 'sql',
@@ -126,13 +132,11 @@ select 'silent-triggers', null, null, e.evtname,
 from pg_event_trigger e join pg_proc p on p.oid = e.evtfoid and p.pronamespace = 'warden'::regnamespace
 cross join admin where e.evtenabled not in ('O', 'A')
 union all
-select 'owner-member', null, null, m.rolname,
-  format('%s %s the database, and can change everything in it', m.rolname,
-         case when m.oid = d.datdba then 'owns' else format('is a member of %s, which owns', d.datdba::regrole) end), 'sql',
-  case when m.oid = d.datdba then format('%salter database %I owner to %I;', admin.comment, d.datname, s.owner)
-       else format('%srevoke %s from %I;', admin.comment, d.datdba::regrole, m.rolname) end
+select 'owner-member', null, null, o.rolname,
+  format('%s owns the database, and can change everything in it', o.rolname), 'sql',
+  format('%salter database %I owner to %I;', admin.comment, d.datname, s.owner)
 from pg_database d cross join admin
 cross join (select r.rolname as owner from pg_roles r where r.oid = 10) s
-join pg_roles m on m.rolname in ('anon', 'authenticated', 'authenticator', 'warden_gateway', 'warden_publisher')
-where d.datname = current_database() and not m.rolsuper and pg_has_role(m.oid, d.datdba, 'member')
-  and not (m.rolname = 'warden_gateway' and m.oid <> d.datdba and pg_has_role('authenticated', d.datdba, 'member'))
+join pg_roles o on o.oid = d.datdba
+where d.datname = current_database() and not o.rolsuper
+  and o.rolname in ('anon', 'authenticated', 'authenticator', 'warden_gateway', 'warden_publisher')

@@ -93,4 +93,17 @@ pub(super) const BREAKS: &[Break] = &[
         "do $$ begin execute format('alter database %I owner to authenticated', current_database()); end $$",
         &[("owner-member", "authenticated")],
     ),
+    broken(
+        "member of the database's owner",
+        "create role audited_lord; grant audited_lord to authenticated;
+         do $$ begin execute format('alter database %I owner to audited_lord', current_database()); end $$",
+        &[("owner-member", "authenticated")],
+    ),
+    broken(
+        "indirect member of the database's owner",
+        "create role audited_baron; create role audited_knight; grant audited_baron to audited_knight;
+         grant audited_knight to authenticated;
+         do $$ begin execute format('alter database %I owner to audited_baron', current_database()); end $$",
+        &[("owner-member", "authenticated")],
+    ),
 ];
