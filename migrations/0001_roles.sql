@@ -5,6 +5,7 @@
 --                     on tenant tables: a definer function can write the log, and nothing else.
 --   warden_gateway    the gateway's role: reads the log, and whether an organisation exists.
 --   warden_publisher  granted to back ends that call warden.publish().
+--   warden_worker     runs the jobs of recordings, each within one organisation.
 --
 -- The request roles have the names and rights that Supabase (or PostgREST) gives them:
 --   anon              a request without a token.
@@ -18,7 +19,7 @@ do $$
 declare
   wanted text;
 begin
-  foreach wanted in array array['warden_owner', 'warden_gateway', 'warden_publisher'] loop
+  foreach wanted in array array['warden_owner', 'warden_gateway', 'warden_publisher', 'warden_worker'] loop
     if not exists (select from pg_roles where rolname = wanted) then
       begin
         execute format('create role %I nologin noinherit', wanted);
@@ -179,6 +180,6 @@ end
 $$;
 reset role;
 
-grant usage on schema warden to warden_gateway, warden_publisher;
+grant usage on schema warden to warden_gateway, warden_publisher, warden_worker;
 -- PUBLIC may have lost this right. If the migrating role may not grant it, PostgreSQL only warns.
-grant usage on schema public to warden_gateway, warden_owner, anon, authenticated, service_role;
+grant usage on schema public to warden_gateway, warden_owner, warden_worker, anon, authenticated, service_role;

@@ -27,6 +27,8 @@ create table if not exists warden.tenant_tables (
   is_immutable  boolean not null default false,
   -- Whether members may only read. Back ends write these tables.
   is_read_only  boolean not null default false,
+  -- Whether the worker of recordings uses the table: see warden.enable_recordings().
+  has_worker    boolean not null default false,
   -- Whether the backfill disables the table's own triggers for each batch.
   pauses_triggers boolean not null default false,
   -- Who registered the table. 'core': Warden itself. 'platform': the optional migrations/platform.
@@ -39,6 +41,7 @@ create table if not exists warden.tenant_tables (
 );
 alter table warden.tenant_tables add column if not exists uses_default_organization boolean not null default false;
 alter table warden.tenant_tables add column if not exists fills_rest_with_default boolean not null default false;
+alter table warden.tenant_tables add column if not exists has_worker boolean not null default false;
 
 -- Numbers of the columns that an entry names: of the user, of the parent in this table, of the key in the parent. They
 -- tell which column of the registry a statement renames.

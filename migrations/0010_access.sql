@@ -66,6 +66,7 @@ $$;
 --   'policies'  none, because it would be combined with the application's policies by OR. But if row-level security was
 --               not forced, the table's owner was exempt, and so was each role that inherits from it: FORCE ends that,
 --               and warden_table_owner gives the same roles every row.
+-- The jobs of recordings, which run within one organisation, have a policy on their tables.
 -- In a subselect, the function of the claims is called once per statement, not once per row. The conditions are spelled
 -- as PostgreSQL prints them with an empty search_path.
 -- squawk-ignore ban-drop-function
@@ -112,6 +113,14 @@ begin
     return query select 'warden_table_owner', '*'::"char", true, array[c.relowner], 'true', 'true'
                  from pg_catalog.pg_class c where c.oid = relation;
   end if;
+  if exists (
+    select from warden.tenant_tables t
+    join pg_catalog.pg_namespace n on n.nspname = t.schema_name
+    join pg_catalog.pg_class c on c.relnamespace = n.oid and c.relname = t.table_name
+    where c.oid = relation and t.has_worker
+  ) then
+    return query values ('warden_worker', '*'::"char", true, array['warden_worker'::regrole::oid], own, own);
+  end if;
   return query values ('warden_org', '*'::"char", false, array[0::oid], isolating, isolating);
 end
 $$;
@@ -142,7 +151,7 @@ declare
 begin
   select x.* into p from pg_catalog.pg_policy x where x.oid = policy;
   if p.polname is null or p.polname not in ('warden_select', 'warden_insert', 'warden_update', 'warden_delete',
-                                            'warden_granted', 'warden_table_owner', 'warden_org') then
+                                            'warden_granted', 'warden_table_owner', 'warden_worker', 'warden_org') then
     return false;
   end if;
   if pg_catalog.obj_description(policy, 'pg_policy') like 'By warden.protect().%' then
@@ -178,7 +187,7 @@ begin
     from pg_catalog.pg_policy p
     where p.polrelid = relation and not warden.is_own_policy(p.oid)
       and p.polname in ('warden_select', 'warden_insert', 'warden_update', 'warden_delete', 'warden_granted',
-                        'warden_table_owner', 'warden_org')
+                        'warden_table_owner', 'warden_worker', 'warden_org')
     union all
     -- Enabled together with warden_org, it would take rows away from roles that see them today.
     select pg_catalog.format('has restrictive policies that have no effect, because row-level security is off: %s',

@@ -36,6 +36,8 @@ begin
     price            numeric(12, 5),
     price_unit       text check (price_unit ~ '^[A-Z]{3}$'),
     assistant_id     text,
+    -- Recordings of the call that are stored.
+    recording_count  integer not null default 0 check (recording_count >= 0),
     metadata         jsonb not null default '{}',
     created_at       timestamptz not null default now(),
     updated_at       timestamptz not null default now()
@@ -63,25 +65,33 @@ begin
     call_id              uuid,
     -- Twilio's RecordingSid (RE...).
     twilio_recording_sid text,
-    -- Twilio's documented values for the status of a Recording.
+    -- Twilio's documented values for the status of a Recording. 'processing' also while it is copied to the object
+    -- store, 'completed' when it is there, 'failed' if that is impossible.
     status               text not null default 'in-progress'
                          check (status in ('in-progress', 'paused', 'stopped', 'processing',
-                                           'completed', 'absent')),
+                                           'completed', 'absent', 'failed')),
     channels             smallint not null default 1 check (channels in (1, 2)),
     duration_seconds     integer check (duration_seconds >= 0),
     -- Key of the file in the object store. Null until the upload is done.
     storage_path         text,
     size_bytes           bigint check (size_bytes >= 0),
+    content_type         text,
+    -- SHA-256 of the file, in hexadecimal digits.
+    sha256               text check (sha256 ~ '^[0-9a-f]{64}$'),
     created_at           timestamptz not null default now(),
     updated_at           timestamptz not null default now()
   );
-  -- One row per recording that must be copied from Twilio to the object store. A worker claims due rows of one
+  -- One row per recording that must be copied from its provider to the object store. A worker claims due rows of one
   -- organisation at a time (FOR UPDATE SKIP LOCKED) and holds each row until locked_until. If the worker dies,
-  -- the row becomes due again at that time.
+  -- the row becomes due again at that time. 'failed' is final: `warden worker jobs --retry` makes it pending again.
   create table public.recording_upload_queue (
     id              uuid primary key default gen_random_uuid(),
     org_id          uuid not null,
     recording_id    uuid not null,
+    -- 'twilio', 'vapi', and the account whose credentials open source_url.
+    provider        text,
+    account         text,
+    source_url      text not null,
     state           text not null default 'pending' check (state in ('pending', 'uploading', 'done', 'failed')),
     attempts        integer not null default 0 check (attempts >= 0),
     next_attempt_at timestamptz not null default now(),
@@ -130,15 +140,17 @@ begin
     'public.sentiment_analysis', 'public.voicemail_audit_log', 'public.user_active_calls']::regclass[],
     on_parent_delete => ' on delete cascade');
   perform warden.grant_to_requests(array[
-    'public.calls', 'public.call_logs', 'public.recordings', 'public.recording_upload_queue',
+    'public.calls', 'public.call_logs', 'public.recordings',
     'public.sentiment_analysis', 'public.user_active_calls']::regclass[], may_write => true);
   -- Only back ends write these.
-  perform warden.grant_to_requests(array['public.voicemail_audit_log']::regclass[], may_write => false);
+  perform warden.grant_to_requests(array[
+    'public.recording_upload_queue', 'public.voicemail_audit_log']::regclass[], may_write => false);
 
   perform warden.watch('public.calls', 'calls', 'call', entity_topic => 'call');
   perform warden.watch('public.call_logs', 'call_logs', 'call_log',
                        entity_topic => 'call', entity_topic_column => 'call_id');
   perform warden.watch('public.recordings', 'recordings', 'recording',
                        entity_topic => 'call', entity_topic_column => 'call_id');
+  perform warden.enable_recordings('public.recordings', 'public.recording_upload_queue', 'public.calls');
 end
 $do$;

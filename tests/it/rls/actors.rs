@@ -17,6 +17,9 @@ pub enum Reach {
     /// No access to tables of Warden, which have no policy for the role. On a table where the grants decide,
     /// full access within the own organisation, once it is granted.
     ByGrants,
+    /// As [`Self::ByGrants`], and on the tables of the recordings' worker full access within the own
+    /// organisation, once it is granted.
+    Worker,
 }
 
 /// A role with claims.
@@ -59,6 +62,8 @@ pub fn few(tenants: Tenants, owner: &str) -> Vec<Actor> {
         Actor::new("org only in user_metadata", "authenticated", &elsewhere, Reach::Nothing),
         Actor::new("anon without claims", "anon", &"", Reach::NothingThoughGranted),
         Actor::new("the owner without claims", owner, &"", Reach::Nothing),
+        Actor::new("the worker in the own organisation", "warden_worker", &claims_of(own), Reach::Worker),
+        Actor::new("the worker without claims", "warden_worker", &"", Reach::NothingThoughGranted),
     ]
 }
 

@@ -127,7 +127,10 @@ impl<'a> Check<'a> {
                 Reach::Own => self.check_own(actor).await,
                 Reach::Nothing => self.check_nothing(actor, "").await,
                 Reach::ByGrants if self.table.is_granted => self.check_granted(actor).await,
-                Reach::NothingThoughGranted | Reach::ByGrants => {
+                Reach::Worker if self.is_rogue || self.table.is_granted || self.table.has_worker => {
+                    self.check_granted(actor).await;
+                }
+                Reach::NothingThoughGranted | Reach::ByGrants | Reach::Worker => {
                     self.check_nothing(actor, "").await;
                     let grant = format!("grant all on {} to {};", self.table.name, actor.role);
                     self.check_nothing(actor, &grant).await;

@@ -52,7 +52,7 @@ async fn request_roles_have_exactly_the_documented_privileges() {
     .expect("reads");
     assert_eq!(
         rights,
-        ["authenticated DELETE INSERT UPDATE: 33", "service_role DELETE INSERT SELECT UPDATE: 47"]
+        ["authenticated DELETE INSERT UPDATE: 32", "service_role DELETE INSERT SELECT UPDATE: 47"]
     );
     let secrets = "select count(*) from information_schema.role_table_grants where table_name in
                      ('organization_members', 'organizations', 'user_credits', 'credit_transactions', 'payments')

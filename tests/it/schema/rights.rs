@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::{count, texts};
 use crate::harness::TestDb;
 
-const ROLES: &str = "('warden_owner', 'warden_gateway', 'warden_publisher')";
+const ROLES: &str = "('warden_owner', 'warden_gateway', 'warden_publisher', 'warden_worker')";
 
 /// Runs a statement as a role, in a transaction that is rolled back.
 async fn as_role(db: &TestDb, role: &str, sql: &str) -> Result<(), String> {
@@ -281,6 +281,7 @@ async fn public_has_no_right_in_schema_warden() {
             "warden_gateway publish_within",
             "warden_gateway reading",
             "warden_gateway reading_version",
+            "warden_gateway recording_schema",
             "warden_gateway revoke_within",
             "warden_gateway rotate_events",
             "warden_gateway truncated_since",
@@ -293,7 +294,11 @@ async fn public_has_no_right_in_schema_warden() {
             "warden_publisher resume",
             "warden_publisher revoke",
             "warden_publisher suspend",
-            "warden_publisher unrevoke"
+            "warden_publisher unrevoke",
+            "warden_worker add_recording_wake",
+            "warden_worker due_recording_organizations",
+            "warden_worker recording_schema",
+            "warden_worker take_recording_wakes"
         ]
     );
 }
@@ -343,7 +348,7 @@ async fn wardens_roles_have_no_special_attributes_or_memberships() {
          and (rolsuper or rolcreaterole or rolcreatedb or rolbypassrls or rolreplication)"
     );
     assert_eq!(texts(&db, &special).await, Vec::<String>::new());
-    assert_eq!(count(&db, &format!("select count(*) from pg_roles where rolname in {ROLES}")).await, 3);
+    assert_eq!(count(&db, &format!("select count(*) from pg_roles where rolname in {ROLES}")).await, 4);
     assert_eq!(
         count(&db, "select count(*) from pg_roles where rolname = 'warden_owner' and not rolcanlogin").await,
         1
@@ -352,9 +357,12 @@ async fn wardens_roles_have_no_special_attributes_or_memberships() {
     let members = format!(
         "select concat_ws(' ', m.member::regrole, 'in', m.roleid::regrole,
                           coalesce(to_jsonb(m) ->> 'inherit_option', r.rolinherit::text))
-         from pg_auth_members m join pg_roles r on r.oid = m.member where r.rolname in {ROLES}"
+         from pg_auth_members m join pg_roles r on r.oid = m.member where r.rolname in {ROLES} order by 1"
     );
-    assert_eq!(texts(&db, &members).await, ["warden_gateway in authenticated false"]);
+    assert_eq!(
+        texts(&db, &members).await,
+        ["warden_gateway in authenticated false", "warden_gateway in warden_worker false"]
+    );
     // The owner of the definer functions can read only which organisations exist, and their memberships,
     // which it needs for the org_id of tokens.
     let seen =

@@ -12,7 +12,8 @@ with relations as (
   join relations c on c.oid = m.oid and c.relkind in ('r', 'p')
 ), roles as (
   select r.oid, r.rolname, r.rolbypassrls from pg_roles r
-  where not r.rolsuper and r.rolname !~ '^pg_' and r.rolname not in ('warden_owner', 'warden_gateway', 'warden_publisher')
+  where not r.rolsuper and r.rolname !~ '^pg_' and
+    r.rolname not in ('warden_owner', 'warden_gateway', 'warden_publisher', 'warden_worker')
 ), commands (n, name, letter) as (
   values (1, 'SELECT', 'r'::"char"), (2, 'INSERT', 'a'), (3, 'UPDATE', 'w'), (4, 'DELETE', 'd')
 ), allowed as (

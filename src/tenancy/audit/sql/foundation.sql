@@ -118,4 +118,5 @@ from (select r.oid, r.rolname, string_agg(t.name, ', ' order by t.name) as table
       from tables t join pg_roles r on r.oid = t.relowner group by r.oid, r.rolname) o
 cross join admin cross join keeper
 where o.oid not in (select x.oid from trusted x)
-  and o.rolname not in ('anon', 'authenticated', 'service_role', 'authenticator', 'warden_gateway', 'warden_publisher')
+  and o.rolname not in ('anon', 'authenticated', 'service_role', 'authenticator', 'warden_gateway', 'warden_publisher',
+                        'warden_worker')

@@ -55,7 +55,8 @@ select 'log-rights', null, null, m.rolname,
   format('%s is a member of %s, which may read or write the event log', m.rolname, o.rolname),
   'sql', format('revoke %I from %I;', o.rolname, m.rolname)
 from pg_roles m join pg_auth_members g on g.member = m.oid join pg_roles o on o.oid = g.roleid
-where m.rolname in ('anon', 'authenticated', 'service_role', 'authenticator', 'warden_gateway', 'warden_publisher')
+where m.rolname in ('anon', 'authenticated', 'service_role', 'authenticator', 'warden_gateway', 'warden_publisher',
+                    'warden_worker')
   and o.rolname in ('warden_owner', 'warden_gateway') and m.rolname <> o.rolname
   -- One login role may serve both the back end and the gateway, but a request role must not.
   and (o.rolname = 'warden_owner' or m.rolname in ('anon', 'authenticated', 'service_role', 'authenticator'))

@@ -53,7 +53,7 @@ from (select r.full_name, r.relowner, 'the table and can disable row-level secur
 join pg_roles o on o.oid = g.relowner
 cross join admin
 join pg_roles m on m.rolname in ('anon', 'authenticated', 'service_role', 'authenticator', 'warden_gateway',
-                                 'warden_publisher', 'warden_owner')
+                                 'warden_publisher', 'warden_worker', 'warden_owner')
 where not m.rolsuper and m.oid <> o.oid and pg_has_role(m.oid, o.oid, 'member')
   -- The gateway's role may become `authenticated`, which is reported itself.
   and not (m.rolname = 'warden_gateway' and pg_has_role('authenticated', o.oid, 'member'))
@@ -69,7 +69,8 @@ cross join admin
 cross join lateral (
   select coalesce((select c.relowner::regrole::name from pg_class c
                    where c.oid = to_regclass('public.organizations') and c.relowner <> o.oid), current_user) as owner) f
-where o.rolname in ('anon', 'authenticated', 'service_role', 'authenticator', 'warden_gateway', 'warden_publisher')
+where o.rolname in ('anon', 'authenticated', 'service_role', 'authenticator', 'warden_gateway', 'warden_publisher',
+                    'warden_worker')
 union all
 -- The same owners as before a migration (preflight/sql/owners.sql).
 select 'organization-owner', null, g.full_name, o.rolname,
@@ -87,7 +88,7 @@ where g.full_name in ('public.organizations', 'public.organization_members')
   and not o.rolsuper and o.oid <> d.datdba
   -- The rule owner-member reports these.
   and o.rolname not in ('pg_database_owner', 'anon', 'authenticated', 'service_role', 'authenticator', 'warden_gateway',
-                        'warden_publisher')
+                        'warden_publisher', 'warden_worker')
   and not pg_has_role(o.oid, 'warden_owner', 'member')
   and not exists (select from registered t where t.relowner = o.oid
                   and t.full_name not in ('public.organizations', 'public.organization_members'))
@@ -139,4 +140,4 @@ from pg_database d cross join admin
 cross join (select r.rolname as owner from pg_roles r where r.oid = 10) s
 join pg_roles o on o.oid = d.datdba
 where d.datname = current_database() and not o.rolsuper
-  and o.rolname in ('anon', 'authenticated', 'authenticator', 'warden_gateway', 'warden_publisher')
+  and o.rolname in ('anon', 'authenticated', 'authenticator', 'warden_gateway', 'warden_publisher', 'warden_worker')

@@ -12,7 +12,7 @@ with relations as (
         or has_any_column_privilege(r.oid, t.oid, 'select, insert, update')) as tables
   from pg_roles r
   where not r.rolsuper and not r.rolbypassrls and r.rolname !~ '^pg_'
-    and r.rolname not in ('warden_owner', 'warden_gateway', 'warden_publisher')
+    and r.rolname not in ('warden_owner', 'warden_gateway', 'warden_publisher', 'warden_worker')
 ), logins as (
   select a.oid, l.oid as login, l.rolname
   from affected a

@@ -3,7 +3,7 @@
 with named as (
   select r.*, r.rolname in ('anon', 'authenticated') as is_request
   from pg_roles r
-  where r.rolname in ('warden_owner', 'warden_gateway', 'warden_publisher', 'anon', 'authenticated')
+  where r.rolname in ('warden_owner', 'warden_gateway', 'warden_publisher', 'warden_worker', 'anon', 'authenticated')
 ), attributes as (
   select n.rolname, a.name, a.opposite
   from named n, lateral (values

@@ -21,6 +21,8 @@ pub struct Table {
     pub is_read_only: bool,
     /// Whether the grants alone decide who sees the rows of an organisation.
     pub is_granted: bool,
+    /// Whether the worker of recordings uses it.
+    pub has_worker: bool,
     /// Whether `org_id` is the organisation of the claims by default.
     pub has_default: bool,
     pub is_immutable: bool,

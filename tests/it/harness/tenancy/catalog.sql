@@ -18,6 +18,7 @@ select jsonb_agg(jsonb_build_object(
   'scope', r.scope,
   'key', coalesce(case r.scope when 'root' then 'id' when 'org' then 'org_id' when 'user' then r.user_column::text end, ''),
   'is_read_only', coalesce(r.is_read_only, false),
+  'has_worker', coalesce(r.has_worker, false),
   'is_granted', warden.access_mode(c.oid) = 'grants',
   'has_default', exists (select from objects o where o.relation = c.oid and o.kind = 'default'),
   'is_immutable', coalesce(r.scope = 'org' and exists (
