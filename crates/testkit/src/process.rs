@@ -62,9 +62,17 @@ impl GatewayProcess {
     /// # Panics
     /// If the process or its log cannot be created.
     pub async fn serve(warden: &str, variables: &[(&str, &str)], log: &Path) -> Self {
+        Self::run(warden, &["serve"], variables, log).await
+    }
+
+    /// Starts another command of the binary in the same way, with these arguments.
+    ///
+    /// # Panics
+    /// If the process or its log cannot be created.
+    pub async fn run(warden: &str, args: &[&str], variables: &[(&str, &str)], log: &Path) -> Self {
         File::options().create(true).append(true).open(log).expect("the log can be written");
         let mut command = Command::new("/bin/sh");
-        command.args(["-c", SCRIPT, "guard"]).arg(log).args([warden, "serve"]);
+        command.args(["-c", SCRIPT, "guard"]).arg(log).arg(warden).args(args);
         command.env_clear().envs(variables.iter().copied()).process_group(0);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut shell = command.spawn().expect("a shell starts");
