@@ -152,6 +152,10 @@ clients: setup-postgres ## Run every client of tests/clients against a gateway; 
 order: setup ## Test the order of events with 400 random programs (WARDEN_ORDER_FIRST: the first seed)
 	WARDEN_ORDER_PROGRAMS=400 cargo test --workspace --test it -- order::
 
+.PHONY: recordings
+recordings: setup-postgres ## Copy 5,000 recordings of 20 organisations while the workers are killed
+	WARDEN_RECORDINGS=full cargo test --workspace --test it recordings::killed -- --nocapture
+
 .PHONY: types
 types: setup ## Write hostile values of every type into watched tables, on PostgreSQL 14 to 18; prints a table
 	@scripts/setup types

@@ -171,6 +171,13 @@ language sql stable security definer set search_path = pg_catalog, pg_temp as $$
   group by w.org_id order by min(w.due_at), w.org_id limit organizations_max
 $$;
 
+-- Ids of organisations in their order, for jobs that visit all.
+create or replace function warden.recording_organizations(after uuid, organizations_max int) returns setof uuid
+language sql stable security definer set search_path = pg_catalog, pg_temp as $$
+  select o.id from public.organizations o
+  where after is null or o.id > after order by o.id limit organizations_max
+$$;
+
 -- Forgets the due wakes of the organisation to which the transaction is bound. Statements after it see the work that
 -- the wakes stood for.
 create or replace function warden.take_recording_wakes() returns bigint
@@ -212,9 +219,9 @@ language sql stable security definer set search_path = pg_catalog, pg_temp as $$
     group by m.kind, m.relation) k
 $$;
 
-grant execute on function warden.due_recording_organizations(int), warden.take_recording_wakes(),
-  warden.add_recording_wake(timestamptz) to warden_worker;
-grant execute on function warden.recording_schema() to warden_worker, warden_gateway;
+grant execute on function warden.due_recording_organizations(int),
+  warden.recording_organizations(uuid, int), warden.take_recording_wakes(),
+  warden.add_recording_wake(timestamptz), warden.recording_schema() to warden_worker;
 reset role;
 
 -- A webhook's recording is queued by the gateway, in a transaction that is bound to the webhook's organisation.

@@ -34,6 +34,7 @@ pub mod postgres;
 pub mod publish;
 pub mod rate;
 pub mod reading;
+pub mod recordings;
 pub mod replay;
 pub mod retention;
 mod service;

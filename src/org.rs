@@ -1,7 +1,9 @@
 //! Identity of a tenant, as a type that cannot be created from an arbitrary string.
 //!
-//! An [`OrgId`] comes from two places: the claims of a verified token (module `auth`), and a row of the
-//! database (by its `sqlx` decoding). A test ensures that only `auth` calls [`OrgId::from_claim`].
+//! An [`OrgId`] comes from three places: the claims of a verified token (module `auth`), a row of the
+//! database (by its `sqlx` decoding), and what an operator has written (accounts of recordings, options of
+//! commands). A test ensures that only `auth` calls [`OrgId::from_claim`], and that no code of a request
+//! calls [`OrgId::from_operator`].
 
 use std::fmt;
 
@@ -36,6 +38,11 @@ impl OrgId {
         }
         // Revocations of every organisation are stored under the nil UUID.
         Uuid::try_parse(text).ok().filter(|id| !id.is_nil()).map(Self)
+    }
+
+    /// Parses an id that an operator has written, in a file or an option.
+    pub(crate) fn from_operator(text: &str) -> Option<Self> {
+        Self::from_claim(text)
     }
 
     /// An id for unit tests, which have neither a token nor a row.

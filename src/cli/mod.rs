@@ -14,6 +14,7 @@ mod terminal;
 mod token;
 #[cfg(feature = "dev")]
 mod watch;
+mod worker;
 
 use std::process::ExitCode;
 
@@ -52,6 +53,8 @@ enum Command {
     Tail(tail::TailArgs),
     /// Publish events, from the command line or from standard input
     Publish(publish::PublishArgs),
+    /// Copy recordings from their providers into the object store
+    Worker(Box<worker::WorkerArgs>),
 }
 
 impl Cli {
@@ -94,6 +97,7 @@ impl Command {
             Self::Token(args) => token::run(&args)?,
             Self::Tail(args) => tail::run(args).await?,
             Self::Publish(args) => publish::run(args).await?,
+            Self::Worker(args) => return worker::run(*args).await,
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -7,6 +7,7 @@ mod migrations;
 mod primary;
 mod rights;
 mod user;
+mod worker;
 
 use anyhow::Context as _;
 use sqlx::Connection as _;
@@ -25,6 +26,7 @@ pub(crate) use primary::{
 pub use primary::{NoPrimary, Primary};
 pub(crate) use rights::{MissingRight, missing_gateway_rights, missing_schema_right, missing_table_right};
 pub(crate) use user::{begin_snapshot, bind_to_user};
+pub(crate) use worker::begin_bound;
 
 /// Role of the gateway. It can read the log, and no row of any tenant.
 const GATEWAY_ROLE: &str = "warden_gateway";

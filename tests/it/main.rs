@@ -78,6 +78,7 @@ mod orms;
 mod phoenix;
 mod publishing;
 mod reading;
+mod recordings;
 mod refresh;
 mod restart;
 mod resume;

@@ -62,6 +62,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ("session", &["wire", "cursor", "filter", "hub", "log", "control", "replay", "reading", "auth"]),
     ("publish", &["auth", "cursor", "postgres"]),
     ("reading", &["cursor", "filter", "postgres"]),
+    ("recordings", &["postgres"]),
     ("http", &["wire", "auth", "session", "log", "control", "hub", "publish", "reading"]),
     ("telemetry", &[]),
     ("shutdown", &[]),
@@ -110,7 +111,21 @@ const MODULES: &[(&str, &[&str])] = &[
         ],
     ),
     ("dev", &["app", "auth", "config", "log", "postgres"]),
-    ("cli", &["app", "auth", "config", "dev", "postgres", "shutdown", "telemetry", "tenancy", "wire"]),
+    (
+        "cli",
+        &[
+            "app",
+            "auth",
+            "config",
+            "dev",
+            "postgres",
+            "recordings",
+            "shutdown",
+            "telemetry",
+            "tenancy",
+            "wire",
+        ],
+    ),
 ];
 
 /// Imports of the modules in [`COMMON`] among each other.
@@ -165,6 +180,19 @@ fn only_auth_creates_an_org_id_from_a_claim() {
     for (path, text) in sources() {
         if text.contains("OrgId::from_claim") {
             assert!(path.starts_with("auth") || path.ends_with("org.rs"), "{}", path.display());
+        }
+    }
+}
+
+/// An id that an operator has written needs no token, so no request may contain it.
+#[test]
+fn only_configuration_creates_an_org_id_from_an_operators_text() {
+    for (path, text) in sources() {
+        if text.contains("OrgId::from_operator") {
+            let is_allowed = path.starts_with("cli")
+                || path.ends_with("recordings/accounts.rs")
+                || path.ends_with("org.rs");
+            assert!(is_allowed, "{}", path.display());
         }
     }
 }

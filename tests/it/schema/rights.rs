@@ -281,7 +281,6 @@ async fn public_has_no_right_in_schema_warden() {
             "warden_gateway publish_within",
             "warden_gateway reading",
             "warden_gateway reading_version",
-            "warden_gateway recording_schema",
             "warden_gateway revoke_within",
             "warden_gateway rotate_events",
             "warden_gateway truncated_since",
@@ -297,6 +296,7 @@ async fn public_has_no_right_in_schema_warden() {
             "warden_publisher unrevoke",
             "warden_worker add_recording_wake",
             "warden_worker due_recording_organizations",
+            "warden_worker recording_organizations",
             "warden_worker recording_schema",
             "warden_worker take_recording_wakes"
         ]
