@@ -51,6 +51,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ("filter", &[]),
     ("postgres", &[]),
     ("tenancy", &["postgres"]),
+    ("claims_sync", &["postgres"]),
     ("auth", &["filter", "wire"]),
     ("hub", &["wire", "cursor", "filter"]),
     ("log", &["wire", "cursor", "postgres"]),
@@ -110,7 +111,21 @@ const MODULES: &[(&str, &[&str])] = &[
         ],
     ),
     ("dev", &["app", "auth", "config", "log", "postgres"]),
-    ("cli", &["app", "auth", "config", "dev", "postgres", "shutdown", "telemetry", "tenancy", "wire"]),
+    (
+        "cli",
+        &[
+            "app",
+            "auth",
+            "claims_sync",
+            "config",
+            "dev",
+            "postgres",
+            "shutdown",
+            "telemetry",
+            "tenancy",
+            "wire",
+        ],
+    ),
 ];
 
 /// Imports of the modules in [`COMMON`] among each other.
