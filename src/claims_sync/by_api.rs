@@ -15,11 +15,14 @@ use tokio::sync::Mutex;
 use uuid::Uuid;
 
 use super::admin_api::{AdminApi, ApiError, ApiOptions};
-use super::memberships::describe;
-use super::{
-    AuthUser, CREATION_SLACK, Decision, LATE_PASSES_MAX, Memberships, Progress, RunMode, State, Summary,
-    SyncOptions, count_unwritten, decide, parse_time,
-};
+use super::decision::{Decision, decide};
+use super::memberships::{Memberships, describe};
+use super::options::{RunMode, SyncOptions};
+use super::passes::{CREATION_SLACK, LATE_PASSES_MAX, parse_time};
+use super::progress::Progress;
+use super::state::State;
+use super::summary::{Summary, count_unwritten};
+use super::user::AuthUser;
 
 /// Attempts to read a page with fewer users than it should have.
 const SHORT_PAGES_MAX: u32 = 3;
@@ -137,8 +140,9 @@ impl ApiRun<'_> {
         while page >= 1 {
             let batch = self.read_page(page, page_size).await?;
             let is_last = since.is_some_and(|since| batch.oldest.is_none_or(|oldest| oldest < since));
+            let known = since.map(|since| since + CREATION_SLACK);
             let is_unordered = before.as_ref().is_some_and(|before| {
-                batch.newest.is_some()
+                batch.newest > known
                     && batch.newest == before.oldest
                     // A user that moved to this page leaves no gap.
                     && batch.users.last().is_some_and(|last| !before.ids.contains(&last.id))
@@ -151,7 +155,6 @@ impl ApiRun<'_> {
             let outcomes = self.synchronise(&users).await?;
             let mut state = self.state.lock().await;
             let position = &mut state.position;
-            let known = since.map(|since| since + CREATION_SLACK);
             for (user, outcome) in users.iter().zip(outcomes) {
                 let is_read_again =
                     user.created_at().is_some_and(|at| known.is_some_and(|known| at <= known));

@@ -13,12 +13,14 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
 
-use super::memberships::describe;
-use super::user::Standing;
-use super::{
-    AuthUser, CREATION_SLACK, Decision, LATE_PASSES_MAX, Memberships, Progress, RunMode, State, Summary,
-    SyncOptions, count_unwritten, decide, parse_time,
-};
+use super::decision::{Decision, decide};
+use super::memberships::{Memberships, describe};
+use super::options::{RunMode, SyncOptions};
+use super::passes::{CREATION_SLACK, LATE_PASSES_MAX, parse_time};
+use super::progress::Progress;
+use super::state::State;
+use super::summary::{Summary, count_unwritten};
+use super::user::{AuthUser, Standing};
 use crate::backoff::Backoff;
 
 /// Attempts for a batch that another transaction blocks.

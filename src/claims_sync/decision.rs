@@ -3,7 +3,7 @@
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::SyncOptions;
+use super::options::SyncOptions;
 use super::user::{AuthUser, Standing};
 
 #[derive(Debug, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use anyhow::{Context as _, ensure};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::Summary;
+use super::summary::Summary;
 
 /// Version of the file's format.
 const VERSION: u32 = 1;

@@ -6,6 +6,9 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::decision::Decision;
+use super::options::RunMode;
+
 /// Users that the summary names.
 const NAMED_MAX: usize = 100;
 
@@ -132,11 +135,33 @@ impl fmt::Display for Summary {
             )?;
         }
         if self.requests > 0 {
-            line(self.requests, "requests to the admin API")?;
+            let each = self.requests as f64 / self.users.max(1) as f64;
+            line(self.requests, &format!("requests to the admin API, {each:.2} for each user"))?;
         }
         for NamedUser { user, reason } in &self.named {
             writeln!(f, "{user}  {reason}")?;
         }
         Ok(())
+    }
+}
+
+/// Counts a decision that a run without writes made.
+pub(super) fn count_unwritten(summary: &mut Summary, mode: RunMode, user: Uuid, decision: &Decision) {
+    match (mode, decision) {
+        (_, Decision::Right) => summary.already_right += 1,
+        (RunMode::Verify, Decision::Conflict(org)) => {
+            summary.differ(user, format!("has another organisation than {org}"));
+        }
+        (RunMode::Verify, Decision::Update { org, .. }) => {
+            summary.differ(user, format!("does not have the organisation {org}"));
+        }
+        (RunMode::Verify, Decision::Join) => summary.differ(user, "has no membership".to_owned()),
+        (_, Decision::Join) => {
+            summary.memberships += 1;
+            summary.updated += 1;
+        }
+        (_, Decision::Update { .. }) => summary.updated += 1,
+        (_, Decision::Conflict(_)) => summary.conflict(user),
+        (_, Decision::Skip(reason)) => summary.skip(reason),
     }
 }

@@ -5,7 +5,7 @@ use serde_json::Value;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::parse_time;
+use super::passes::parse_time;
 
 /// Fields of a user in an answer of the admin API. All others are not kept.
 #[derive(Debug, Deserialize)]

@@ -177,7 +177,7 @@ impl<'a> AdminApi<'a> {
             .body(Full::new(body))
             .map_err(|error| rejected(error.to_string()))?;
         let response = self.client.request(request).await.map_err(|error| {
-            // The message names neither the connection nor the user, so that equal failures are counted together.
+            // The message names no address, so that equal failures are counted together.
             again(if error.is_connect() { "cannot connect" } else { "the connection broke" }.to_owned())
         })?;
         let (status, headers) = (response.status(), response.headers().clone());

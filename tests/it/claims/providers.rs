@@ -1,5 +1,5 @@
-//! Token shapes of other identity providers, with the gateway's own verification. `docs/claims.md` tells how to
-//! configure each provider.
+//! Token shapes of other identity providers, with the gateway's own verification. `docs/claims.md` describes
+//! the configuration of each provider.
 
 use serde_json::{Value, json};
 use uuid::Uuid;

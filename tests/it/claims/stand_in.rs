@@ -2,7 +2,6 @@
 //! `models/user.go` of supabase/auth: offset pages, `Link` and `X-Total-Count`, a merge of `app_metadata`,
 //! and errors as `{code, error_code, msg}`. A seed decides which requests fail and which users change.
 
-use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -21,7 +20,7 @@ use uuid::Uuid;
 
 pub const KEY: &str = "sb_secret_never_to_be_shown_0123456789";
 
-/// Part of the requests that fail, as one in so many.
+/// One request among this many fails.
 const FAULT_EVERY: u32 = 12;
 
 #[derive(Clone, Debug)]
@@ -41,7 +40,8 @@ pub struct World {
     /// In the order of their creation.
     pub users: Vec<StoredUser>,
     pub requests: u64,
-    pub lists: u64,
+    /// Requested pages.
+    pub pages: Vec<usize>,
     pub writes: u64,
     /// Whether requests fail.
     pub has_faults: bool,
@@ -49,7 +49,6 @@ pub struct World {
     pub changes_left: u32,
     /// Users to delete after the next list of any page.
     pub delete_after_list: Vec<Uuid>,
-    pub put_while_banned: BTreeSet<Uuid>,
     /// Answer to every request.
     pub only_answer: Option<(u16, Value)>,
     retry_afters: u32,
@@ -189,13 +188,13 @@ impl World {
     }
 
     fn list(&mut self, url: &Url) -> Response<Body> {
-        self.lists += 1;
         let query =
             |name: &str| url.query_pairs().find(|(key, _)| key == name).map(|(_, value)| value.into_owned());
         let number = |name: &str, default: usize| query(name).map_or(Ok(default), |text| text.parse());
         let (Ok(page), Ok(per_page)) = (number("page", 1), number("per_page", 50)) else {
             return error(StatusCode::BAD_REQUEST, "validation_failed", "Bad Pagination Parameters");
         };
+        self.pages.push(page);
         let mut users: Vec<&StoredUser> = self.users.iter().collect();
         // `created_at` descending without the parameter.
         match query("sort").as_deref() {
@@ -226,9 +225,6 @@ impl World {
         };
         if method == Method::PUT {
             self.writes += 1;
-            if user.is_banned() {
-                self.put_while_banned.insert(id);
-            }
             let body: Value = serde_json::from_slice(body).expect("JSON");
             for (key, value) in body["app_metadata"].as_object().expect("an object") {
                 if value.is_null() {
