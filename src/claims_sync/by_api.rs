@@ -64,7 +64,7 @@ impl From<UserResult> for UserOutcome {
 
 impl UserResult {
     /// Result of a decision after which nothing is written.
-    fn of(decision: Decision) -> Self {
+    fn of(decision: &Decision) -> Self {
         match decision {
             Decision::Conflict(_) => Self::Conflict,
             Decision::Skip(reason) => Self::Skipped(reason),
@@ -247,7 +247,7 @@ impl ApiRun<'_> {
                     },
                 },
             },
-            decision => Ok(UserResult::of(decision).into()),
+            decision => Ok(UserResult::of(&decision).into()),
         }
     }
 
@@ -264,7 +264,7 @@ impl ApiRun<'_> {
             ensure!(decision != Decision::Join, sqlx::Error::RowNotFound);
         }
         let Decision::Update { org, replaced } = decision else {
-            outcome.result = UserResult::of(decision);
+            outcome.result = UserResult::of(&decision);
             return Ok(outcome);
         };
         let revokes = self.options.revokes && replaced.is_some();

@@ -132,12 +132,10 @@ impl SqlRun<'_> {
             .map_err(|error| anyhow::anyhow!("cannot update auth.users: {}", describe(&error)))
     }
 
-    async fn batch(&self, connection: &mut PgConnection, after: Option<Uuid>) -> sqlx::Result<Batch> {
-        let is_writing = self.options.mode == RunMode::Write;
-        let mut transaction = connection.begin().await?;
-        transaction.execute("set local lock_timeout = '2s'").await?;
-        let lock = if is_writing { "for no key update" } else { "" };
-        let rows: Vec<Row> = sqlx::query_as(AssertSqlSafe(format!(
+    /// Reads the users of a batch, and locks them if the run writes.
+    async fn rows(&self, transaction: &mut PgConnection, after: Option<Uuid>) -> sqlx::Result<Vec<Row>> {
+        let lock = if self.options.mode == RunMode::Write { "for no key update" } else { "" };
+        sqlx::query_as(AssertSqlSafe(format!(
             "select u.id, u.raw_app_meta_data -> 'org_id' as org_id, u.created_at,
                coalesce((to_jsonb(u) ->> 'is_anonymous')::bool, false) as is_anonymous,
                coalesce((to_jsonb(u) ->> 'banned_until')::timestamptz > now(), false) as is_banned,
@@ -149,8 +147,15 @@ impl SqlRun<'_> {
         .bind(after)
         .bind(self.since)
         .bind(i64::from(self.page_size))
-        .fetch_all(&mut *transaction)
-        .await?;
+        .fetch_all(transaction)
+        .await
+    }
+
+    async fn batch(&self, connection: &mut PgConnection, after: Option<Uuid>) -> sqlx::Result<Batch> {
+        let is_writing = self.options.mode == RunMode::Write;
+        let mut transaction = connection.begin().await?;
+        transaction.execute("set local lock_timeout = '2s'").await?;
+        let rows = self.rows(&mut transaction, after).await?;
         let ids: Vec<Uuid> = rows.iter().map(|row| row.id).collect();
         let orgs = self.memberships.organizations(&mut transaction, &ids).await?;
         let mut summary = Summary::default();
@@ -198,16 +203,7 @@ impl SqlRun<'_> {
             }
         }
         if !users.is_empty() {
-            sqlx::query(
-                "update auth.users u set updated_at = now(), raw_app_meta_data =
-                   case when jsonb_typeof(u.raw_app_meta_data) = 'object' then u.raw_app_meta_data else '{}' end
-                   || jsonb_build_object('org_id', n.org)
-                 from unnest($1::uuid[], $2::uuid[]) n (id, org) where u.id = n.id",
-            )
-            .bind(users)
-            .bind(written)
-            .execute(&mut *transaction)
-            .await?;
+            write(&mut transaction, &users, &written).await?;
         }
         transaction.commit().await?;
         let newest = rows.iter().filter_map(|row| row.created_at).max();
@@ -216,6 +212,21 @@ impl SqlRun<'_> {
 }
 
 fn is_retried(error: &sqlx::Error) -> bool {
-    let code = error.as_database_error().and_then(|error| error.code());
+    let code = error.as_database_error().and_then(sqlx::error::DatabaseError::code);
     code.is_some_and(|code| RETRIED.contains(&&*code))
+}
+
+/// Writes organisations, and keeps all other keys.
+async fn write(transaction: &mut PgConnection, users: &[Uuid], orgs: &[Uuid]) -> sqlx::Result<()> {
+    sqlx::query(
+        "update auth.users u set updated_at = now(), raw_app_meta_data =
+           case when jsonb_typeof(u.raw_app_meta_data) = 'object' then u.raw_app_meta_data else '{}' end
+           || jsonb_build_object('org_id', n.org)
+         from unnest($1::uuid[], $2::uuid[]) n (id, org) where u.id = n.id",
+    )
+    .bind(users)
+    .bind(orgs)
+    .execute(transaction)
+    .await?;
+    Ok(())
 }
