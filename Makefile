@@ -101,6 +101,10 @@ transfers: setup-postgres ## Let clients of several topics show 2,000 states dur
 idempotency: setup-postgres ## Let 50 callers send the same 1,000 events to two nodes, one by one, during 20 kills
 	WARDEN_KILLS=full cargo test --workspace --test it publishing::kills -- --nocapture
 
+.PHONY: claims
+claims: setup-postgres ## Write the organisations of 50,000 users through an admin API that fails at random, with two kills
+	WARDEN_CLAIMS_USERS=$${WARDEN_CLAIMS_USERS:-50000} cargo test --test it claims::faults -- --nocapture
+
 .PHONY: hostile-input
 hostile-input: setup-postgres ## Send 100,000 hostile handshakes and 1,000,000 hostile frames (WARDEN_SEED repeats a run)
 	WARDEN_HOSTILE=full cargo test --release --test hostile -- --nocapture

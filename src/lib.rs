@@ -18,6 +18,7 @@ pub mod audit_trail;
 pub mod auth;
 mod backoff;
 mod capacity;
+pub mod claims_sync;
 pub mod cli;
 pub mod config;
 pub mod control;

@@ -2,6 +2,7 @@
 
 mod audit;
 mod candidates;
+mod claims;
 #[cfg(feature = "dev")]
 mod dev;
 mod migrate;
@@ -46,6 +47,8 @@ enum Command {
     Migrate(migrate::MigrateArgs),
     /// Check that the database isolates organisations, and print a remedy for each finding
     Audit(audit::AuditArgs),
+    /// Write each user's organisation into the identity provider
+    Claims(claims::ClaimsArgs),
     /// Sign a development token
     #[cfg(feature = "dev")]
     Token(token::TokenArgs),
@@ -90,9 +93,10 @@ impl Command {
             #[cfg(feature = "dev")]
             Self::Dev(args) => dev::run(args).await?,
             Self::Serve(args) => serve::run(*args).await?,
-            // These two choose their exit code themselves, because a finding is not an error of the command.
+            // These choose their exit code themselves, because a finding is not an error of the command.
             Self::Migrate(args) => return migrate::run(args).await,
             Self::Audit(args) => return Ok(audit::run(args).await),
+            Self::Claims(args) => return claims::run(args).await,
             #[cfg(feature = "dev")]
             Self::Token(args) => token::run(&args)?,
             Self::Tail(args) => tail::run(args).await?,

@@ -15,6 +15,7 @@ mod memory;
 mod origins;
 mod proxies;
 mod retention;
+mod service_key;
 mod session;
 mod signing;
 mod sizes;
@@ -30,6 +31,7 @@ pub use issuers_file::{IssuerDefaults, parse_issuers};
 pub use limits::{DrainLimits, Limits};
 #[cfg(feature = "dev")]
 pub(crate) use origins::parse_origins;
+pub(crate) use service_key::{SERVICE_KEY_VARIABLE, service_key};
 pub use signing::{
     BACKEND_ISSUER, DEFAULT_AUDIENCE, JWT_SECRET_BYTES_MIN, Signing, SigningArgs, check_backend_secret,
 };

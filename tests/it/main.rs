@@ -8,6 +8,7 @@
 //! | `attackers` | ways to read, write or join another organisation, in each phase of an adoption |
 //! | `audit` | each rule of `warden audit`, on a database that breaks this rule only |
 //! | `autobahn` | the cases of the Autobahn test suite, with Phoenix messages |
+//! | `claims` | `warden claims sync` against a stand-in of Supabase Auth, and tokens of other providers |
 //! | `cli` | the binary: messages, exit codes and streams |
 //! | `dev` | `warden dev` needs no server and leaves nothing behind |
 //! | `delivery` | which events reach a socket, when, and in which order |
@@ -55,6 +56,7 @@ mod architecture;
 mod attackers;
 mod audit;
 mod autobahn;
+mod claims;
 mod cli;
 mod clients;
 mod delivery;

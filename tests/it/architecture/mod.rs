@@ -51,6 +51,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ("filter", &[]),
     ("postgres", &[]),
     ("tenancy", &["postgres"]),
+    ("claims_sync", &["postgres"]),
     ("auth", &["filter", "wire"]),
     ("hub", &["wire", "cursor", "filter"]),
     ("log", &["wire", "cursor", "postgres"]),
@@ -116,6 +117,7 @@ const MODULES: &[(&str, &[&str])] = &[
         &[
             "app",
             "auth",
+            "claims_sync",
             "config",
             "dev",
             "postgres",
