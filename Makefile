@@ -160,6 +160,11 @@ order: setup ## Test the order of events with 400 random programs (WARDEN_ORDER_
 recordings: setup-postgres ## Copy 5,000 recordings of 20 organisations while the workers are killed
 	WARDEN_RECORDINGS=full cargo test --workspace --test it recordings::killed -- --nocapture
 
+.PHONY: recordings-s3
+recordings-s3: setup-postgres ## Copy 200 recordings to a real S3 server whose connections are cut
+	@scripts/setup moto
+	cargo test --workspace --test it recordings::s3 -- --ignored --nocapture
+
 .PHONY: types
 types: setup ## Write hostile values of every type into watched tables, on PostgreSQL 14 to 18; prints a table
 	@scripts/setup types

@@ -4,12 +4,14 @@
 //! - `tables` names the tables and holds the SQL of the jobs; `queue` claims work and records how it ended.
 //! - `transfer` copies one recording: `source` fetches it, `media` tells its type, `store` keeps it. A
 //!   `failure` says whether another attempt may succeed.
+//! - `cleanup` compares the store with the rows.
 //! - `accounts` are those at the providers, each of one organisation.
 //!
 //! Every job runs in a transaction that is bound to its organisation, under row-level security, as a role
 //! that cannot bypass it. This module must not know sessions, tokens or the hub.
 
 mod accounts;
+mod cleanup;
 mod failure;
 mod held;
 mod media;
@@ -25,6 +27,7 @@ use uuid::Uuid;
 use crate::org::OrgId;
 
 pub use accounts::{Account, Accounts, Provider};
+pub use cleanup::{Cleanup, CleanupFinding, CleanupOptions, CleanupReport};
 pub use failure::Failure;
 pub use media::media_type;
 pub use queue::{Claim, Claimed, ListedRow, Queue, StoredFile, Terms};

@@ -186,6 +186,14 @@ impl RecordingStore {
 
     /// Objects with an organisation's prefix.
     pub fn objects(&self, org: OrgId) -> BoxStream<'static, object_store::Result<StoredObject>> {
+        self.objects_of_prefix(org.as_uuid())
+    }
+
+    /// Objects with the prefix of an organisation, which may have been deleted.
+    pub(super) fn objects_of_prefix(
+        &self,
+        org: Uuid,
+    ) -> BoxStream<'static, object_store::Result<StoredObject>> {
         let (prefix, of_all) = (self.path(&format!("{ROOT}/{org}")), self.prefix.clone());
         let folder = self.path(&format!("{ROOT}/{org}/{FOLDER}"));
         let objects = self.store.list(Some(&prefix)).map_ok(move |meta| {
@@ -218,7 +226,7 @@ impl RecordingStore {
     ///
     /// # Errors
     /// If the key has another prefix, or the store fails.
-    pub async fn delete(&self, org: OrgId, key: &str) -> anyhow::Result<()> {
+    pub(super) async fn delete(&self, org: Uuid, key: &str) -> anyhow::Result<()> {
         anyhow::ensure!(
             key.starts_with(&format!("{ROOT}/{org}/")),
             "{key} is not an object of organisation {org}"

@@ -101,6 +101,12 @@ pub(super) struct RowSql {
 /// Statements on recordings and calls.
 #[derive(Clone, Debug)]
 pub(super) struct RecordingSql {
+    /// Ids of recordings that exist, of $1.
+    pub(super) existing: String,
+    /// Completed recordings: $1 an id or NULL, $2 seconds without a change, $3 at most.
+    pub(super) completed: String,
+    /// Marks a recording whose object is gone: $1 id, $2 its path. Returns its call.
+    pub(super) mark_absent: String,
     /// Marks the recordings with these ids ($1) as being copied. Returns their ids.
     pub(super) mark_processing: String,
     /// Completes a recording: $1 id, $2 key in the store, $3 bytes, $4 media type, $5 SHA-256. Returns its
@@ -233,6 +239,27 @@ impl RecordingSql {
     fn of(tables: &Tables) -> Self {
         let Tables { recordings: r, calls, .. } = tables;
         Self {
+            existing: format!("select {id} from {} where {id} = any ($1)", r.relation, id = r.column("id")),
+            completed: format!(
+                "select r.{id}, r.{path} from {} r
+                 where r.{} = 'completed' and r.{path} is not null and ($1::uuid is null or r.{id} > $1)
+                   and coalesce({}, '-infinity') <= now() - make_interval(secs => $2)
+                 order by r.{id} limit $3",
+                r.relation,
+                r.column("status"),
+                r.value("r", "updated_at", "timestamptz"),
+                id = r.column("id"),
+                path = r.column("storage_path"),
+            ),
+            mark_absent: format!(
+                "update {} r set {} where r.{} = $1 and r.{} = 'completed' and r.{} = $2 returning {} as call_id",
+                r.relation,
+                r.set(&[("status", "'absent'"), ("storage_path", "null"), ("updated_at", "now()")]),
+                r.column("id"),
+                r.column("status"),
+                r.column("storage_path"),
+                r.value("r", "call_id", "uuid"),
+            ),
             mark_processing: format!(
                 "update {} set {} where {id} = any ($1) returning {id}",
                 r.relation,

@@ -1,5 +1,7 @@
-//! `warden worker`: runs the jobs of recordings. `jobs` lists and retries them.
+//! `warden worker`: runs the jobs of recordings. `jobs` lists and retries them, `cleanup` compares the store
+//! with the rows.
 
+mod cleanup;
 mod jobs;
 mod progress;
 
@@ -61,6 +63,8 @@ pub(super) struct WorkerArgs {
 enum WorkerCommand {
     /// List the jobs that are not done, or retry failed ones
     Jobs(jobs::JobsArgs),
+    /// Find objects without a row and rows whose object is gone, and remove them
+    Cleanup(cleanup::CleanupArgs),
 }
 
 #[derive(Args)]
@@ -132,6 +136,7 @@ struct OptionalDatabase {
 pub(super) async fn run(args: WorkerArgs) -> anyhow::Result<ExitCode> {
     match args.command {
         Some(WorkerCommand::Jobs(args)) => jobs::run(args).await,
+        Some(WorkerCommand::Cleanup(args)) => cleanup::run(args).await,
         None => work(args.run).await,
     }
 }

@@ -2,12 +2,15 @@
 //! workers are killed.
 //!
 //! - `source` is the server with the recordings.
+//! - `cleanup` compares the store with the rows.
 //! - `fetching` tries addresses and answers that must be refused.
 //! - `queue` tries rows of other organisations.
 //! - `s3` stores into a real S3 server.
 
+mod cleanup;
 mod fetching;
 mod queue;
+mod s3;
 mod source;
 
 use std::collections::{BTreeMap, HashMap};
@@ -133,32 +136,23 @@ impl Suite {
         self.folder.0.join("store")
     }
 
-    /// Starts a worker whose output goes to the folder.
+    /// Starts a worker whose output and store are in the folder.
     async fn worker(&self, more: &[&str]) -> GatewayProcess {
         let store = self.store();
-        let mut args = vec![
-            "worker",
-            "--store",
-            store.to_str().expect("text"),
-            "--allow-network",
-            "127.0.0.1/32,::1/128",
-            "--allow-http",
-            "--retry",
-            "20",
-            "--retry-max",
-            "200",
-            "--attempts",
-            "15",
-            "--recording-mib",
-            "16",
-            "--jobs",
-            "8",
-        ];
+        self.worker_with(more, &[("WARDEN_RECORDINGS_STORE", store.to_str().expect("text"))]).await
+    }
+
+    /// Starts a worker with more environment variables.
+    async fn worker_with(&self, more: &[&str], variables: &[(&str, &str)]) -> GatewayProcess {
+        let mut args =
+            vec!["worker", "--allow-network", "127.0.0.1/32,::1/128", "--allow-http", "--retry", "20"];
+        args.extend(["--retry-max", "200", "--attempts", "15", "--recording-mib", "16", "--jobs", "8"]);
         if !more.contains(&"--lease") {
             args.extend(["--lease", "2000"]);
         }
         args.extend(more);
-        let variables = [("DATABASE_URL", self.url.as_str()), ("WARDEN_LOG", "warden=info")];
+        let own = [("DATABASE_URL", self.url.as_str()), ("WARDEN_LOG", "warden=info")];
+        let variables = [&own, variables].concat();
         GatewayProcess::run(env!("CARGO_BIN_EXE_warden"), &args, &variables, &self.log()).await
     }
 
