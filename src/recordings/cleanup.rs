@@ -21,7 +21,7 @@ const BATCH: usize = 500;
 /// Organisations that are read at once.
 const ORGANIZATIONS_MAX: u32 = 1000;
 
-/// What a clean-up may do.
+/// Limits of a clean-up.
 #[derive(Clone, Copy, Debug)]
 pub struct CleanupOptions {
     /// Whether it changes anything. Otherwise it reports what it would change.
@@ -41,7 +41,7 @@ pub enum CleanupFinding {
         org: Uuid,
         /// Key of the object.
         key: String,
-        /// Its size.
+        /// Size in bytes.
         bytes: u64,
         /// Whether the organisation was deleted.
         is_of_deleted: bool,

@@ -42,8 +42,8 @@ async fn serve() -> (Child, SocketAddr) {
     (child, addr)
 }
 
-/// Every good recording is stored once, byte for byte, although connections to the store are cut all the time,
-/// and nothing of a bad one is.
+/// Every good recording is stored once, byte for byte, although connections to the store are cut all the
+/// time, and nothing of a bad one is.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs moto: make recordings-s3"]
 async fn recordings_reach_an_s3_server_whose_connections_are_cut() {
