@@ -123,13 +123,15 @@ async fn connections_end_with_their_server_and_their_client() {
 }
 
 /// Every command that connects to the database, with its arguments.
-const COMMANDS: [&[&str]; 6] = [
+const COMMANDS: [&[&str]; 8] = [
     &["migrate"],
     &["migrate", "--plan"],
     &["migrate", "--platform"],
     &["audit"],
     &["audit", "--json"],
     &["serve"],
+    &["worker", "--until-idle", "--store", "target/recordings-of-tests"],
+    &["worker", "jobs"],
 ];
 
 #[tokio::test]
