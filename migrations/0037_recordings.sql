@@ -223,26 +223,3 @@ grant execute on function warden.due_recording_organizations(int),
   warden.recording_organizations(uuid, int), warden.take_recording_wakes(),
   warden.add_recording_wake(timestamptz), warden.recording_schema() to warden_worker;
 reset role;
-
--- A webhook's recording is queued by the gateway, in a transaction that is bound to the webhook's organisation.
-do $do$
-declare
-  version constant int := current_setting('server_version_num')::int;
-begin
-  if not pg_has_role('warden_gateway', 'warden_worker', case when version >= 160000 then 'set' else 'member' end) then
-    if version < 160000 and (select rolinherit from pg_roles where rolname = 'warden_gateway') then
-      raise notice 'webhooks are not available: warden_gateway would inherit the rights of warden_worker'
-        using hint = 'As a superuser: alter role warden_gateway noinherit; grant warden_worker to warden_gateway;';
-    else
-      execute 'grant warden_worker to warden_gateway'
-              || case when version >= 160000 then ' with inherit false, set true' else '' end;
-    end if;
-  end if;
-exception
-  -- A concurrent migration of another database in this cluster may grant it first.
-  when unique_violation or internal_error then null;
-  when insufficient_privilege then
-    raise notice 'webhooks are not available: % may not grant the role warden_worker', current_user
-      using hint = 'As a superuser: grant warden_worker to warden_gateway;';
-end
-$do$;

@@ -5,10 +5,12 @@
 //! an organisation with many recordings, or with slow sources, does not delay another one's.
 
 use std::collections::{HashMap, HashSet};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -174,19 +176,18 @@ impl Worker {
             tokio::select! {
                 () = stop.cancelled() => {}
                 () = tokio::time::sleep(pause) => {}
-                Some(ended) = jobs.join_next() => self.end(&mut schedule, ended),
+                Some(ended) = jobs.join_next() => self.end(&mut schedule, &ended),
             }
         }
         while let Some(ended) = jobs.join_next().await {
-            self.end(&mut schedule, ended);
+            self.end(&mut schedule, &ended);
         }
     }
 
-    fn end(&self, schedule: &mut Schedule, ended: Result<OrgId, tokio::task::JoinError>) {
+    fn end(&self, schedule: &mut Schedule, ended: &Result<OrgId, tokio::task::JoinError>) {
         self.counters.running.fetch_sub(1, Ordering::Relaxed);
-        match ended {
-            Ok(org) => schedule.end(org),
-            Err(error) => tracing::error!(%error, "a job panicked"),
+        if let Ok(org) = ended {
+            schedule.end(*org);
         }
     }
 
@@ -228,6 +229,7 @@ impl Worker {
             };
             schedule.begin(org);
             self.counters.running.fetch_add(1, Ordering::Relaxed);
+            // A panic must not keep the organisation's place.
             let job = Job {
                 queue: Arc::clone(&self.queue),
                 transfer: Arc::clone(&self.transfer),
@@ -237,7 +239,14 @@ impl Worker {
                 org,
                 row,
             };
-            jobs.spawn(job.run(stop.clone()));
+            let stop = stop.clone();
+            jobs.spawn(async move {
+                let job = AssertUnwindSafe(job.run(stop)).catch_unwind();
+                job.await.unwrap_or_else(|_| {
+                    tracing::error!(%org, "a job panicked");
+                    org
+                })
+            });
         }
         Ok(())
     }

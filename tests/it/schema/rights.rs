@@ -359,10 +359,7 @@ async fn wardens_roles_have_no_special_attributes_or_memberships() {
                           coalesce(to_jsonb(m) ->> 'inherit_option', r.rolinherit::text))
          from pg_auth_members m join pg_roles r on r.oid = m.member where r.rolname in {ROLES} order by 1"
     );
-    assert_eq!(
-        texts(&db, &members).await,
-        ["warden_gateway in authenticated false", "warden_gateway in warden_worker false"]
-    );
+    assert_eq!(texts(&db, &members).await, ["warden_gateway in authenticated false"]);
     // The owner of the definer functions can read only which organisations exist, and their memberships,
     // which it needs for the org_id of tokens.
     let seen =
