@@ -7,13 +7,15 @@ use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use tokio::time::{Instant, timeout};
 
-use super::SourceLimits;
+use super::{OpenConnection, SourceLimits};
 use crate::recordings::failure::Failure;
 
 /// The bytes of a recording, as they arrive.
 #[derive(Debug)]
 pub struct Body {
     incoming: Incoming,
+    /// Closed with this body, also if the source goes on sending or says nothing.
+    _connection: OpenConnection,
     limits: SourceLimits,
     deadline: Instant,
     received: u64,
@@ -21,10 +23,15 @@ pub struct Body {
 
 impl Body {
     /// Checks the head of an answer.
-    pub(super) fn new(response: Response<Incoming>, limits: &SourceLimits) -> Result<Self, Failure> {
+    pub(super) fn new(
+        response: Response<Incoming>,
+        connection: OpenConnection,
+        limits: &SourceLimits,
+    ) -> Result<Self, Failure> {
         let headers = response.headers();
-        let encoding = headers.get(CONTENT_ENCODING).map(|value| value.to_str().unwrap_or_default());
-        if encoding.is_some_and(|encoding| !encoding.trim().eq_ignore_ascii_case("identity")) {
+        let mut encodings =
+            headers.get_all(CONTENT_ENCODING).iter().map(|value| value.to_str().unwrap_or_default());
+        if encodings.any(|encoding| !encoding.trim().eq_ignore_ascii_case("identity")) {
             return Err(Failure::permanent("the source sends a compressed answer, which was not asked for"));
         }
         // hyper notices that a body is cut by one of the two.
@@ -37,6 +44,7 @@ impl Body {
         }
         Ok(Self {
             incoming: response.into_body(),
+            _connection: connection,
             limits: *limits,
             deadline: Instant::now() + limits.total,
             received: 0,

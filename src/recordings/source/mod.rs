@@ -28,6 +28,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::ClientConfig;
 use tokio_rustls::rustls::pki_types::ServerName;
+use tokio_util::task::AbortOnDropHandle;
 
 pub use address::AddressPolicy;
 pub(super) use body::Body;
@@ -125,9 +126,9 @@ impl Fetcher {
         let mut target = first.clone();
         for _ in 0..=REDIRECTS_MAX {
             let secret = credentials.filter(|_| target.origin() == first.origin());
-            let response = self.request(&target, secret).await?;
+            let (response, connection) = self.request(&target, secret).await?;
             match response.status() {
-                StatusCode::OK => return Body::new(response, &self.limits),
+                StatusCode::OK => return Body::new(response, connection, &self.limits),
                 status if status.is_redirection() => {
                     target = redirected(&target, &response, self.allows_http)?;
                 }
@@ -141,7 +142,7 @@ impl Fetcher {
         &self,
         target: &Target,
         credentials: Option<&Credentials>,
-    ) -> Result<axum::http::Response<Incoming>, Failure> {
+    ) -> Result<(axum::http::Response<Incoming>, OpenConnection), Failure> {
         let addresses = target.resolve(&*self.resolver, &self.policy, self.limits.connect).await?;
         let stream = self.connect(target, &addresses).await?;
         let mut request = Request::get(target.path_and_query())
@@ -163,12 +164,12 @@ impl Fetcher {
         let exchange = async {
             let (mut sender, connection) =
                 http1::Builder::new().max_buf_size(HEAD_BYTES_MAX).handshake(stream).await?;
-            // It ends when the answer was read, or dropped.
-            tokio::spawn(connection);
-            sender.send_request(request).await
+            // hyper does not notice that the answer was dropped while the source sends nothing.
+            let connection = AbortOnDropHandle::new(tokio::spawn(connection));
+            Ok::<_, hyper::Error>((sender.send_request(request).await?, connection))
         };
         match timeout(self.limits.silence, exchange).await {
-            Ok(Ok(response)) => Ok(response),
+            Ok(Ok(answer)) => Ok(answer),
             Ok(Err(error)) => Err(Failure::temporary(format!("{}: no HTTP answer: {error}", target.host()))),
             Err(_) => Err(Failure::temporary(format!("{}: no answer in time", target.host()))),
         }
@@ -198,6 +199,9 @@ impl Fetcher {
         Ok(Box::new(TlsConnector::from(Arc::clone(&self.tls)).connect(name, stream).await?))
     }
 }
+
+/// The task that reads and writes a connection. The connection is closed when this is dropped.
+type OpenConnection = AbortOnDropHandle<hyper::Result<()>>;
 
 /// A connection, with or without TLS.
 type Stream = Box<dyn Connection>;
