@@ -20,6 +20,7 @@ mod source;
 mod store;
 mod tables;
 mod transfer;
+mod upload;
 mod worker;
 
 use uuid::Uuid;

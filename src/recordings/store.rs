@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::http::Method;
-use bytes::{Bytes, BytesMut};
 use futures_util::stream::BoxStream;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use object_store::aws::AmazonS3Builder;
@@ -19,16 +18,14 @@ use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::signer::Signer;
 use object_store::{
-    Attribute, Attributes, BackoffConfig, GetOptions, GetRange, GetResult, MultipartUpload, ObjectStore,
-    ObjectStoreExt as _, PutMultipartOptions, PutOptions, RetryConfig,
+    Attribute, Attributes, BackoffConfig, GetOptions, GetRange, GetResult, ObjectStore, ObjectStoreExt as _,
+    RetryConfig,
 };
 use url::Url;
 use uuid::Uuid;
 
+pub use super::upload::Upload;
 use crate::org::OrgId;
-
-/// Size of the parts of an upload, in bytes. S3 takes 10,000 parts of at least 5 MiB. A job holds one part.
-const PART_BYTES: usize = 8 * 1024 * 1024;
 
 /// Retries of one request to the store. A failed job is tried again later anyway.
 const STORE_RETRIES: usize = 4;
@@ -111,8 +108,10 @@ impl RecordingStore {
             .mode(0o700)
             .create(folder)
             .with_context(|| format!("cannot create the folder {shown}"))?;
-        let store =
-            LocalFileSystem::new_with_prefix(folder).with_context(|| format!("cannot use {shown}"))?;
+        // The row of a recording says that it is stored, so its file must survive a loss of power.
+        let store = LocalFileSystem::new_with_prefix(folder)
+            .with_context(|| format!("cannot use {shown}"))?
+            .with_fsync(true);
         Ok(Self { store: Arc::new(store), signer: None, prefix: Path::default() })
     }
 
@@ -134,13 +133,7 @@ impl RecordingStore {
         if self.signer.is_some() {
             attributes.insert(Attribute::ContentType, media_type.into());
         }
-        Upload {
-            store: Arc::clone(&self.store),
-            path: self.path(&Self::key(org, recording)),
-            attributes,
-            parts: None,
-            buffer: BytesMut::new(),
-        }
+        Upload::new(Arc::clone(&self.store), self.path(&Self::key(org, recording)), attributes)
     }
 
     /// Reads a range of an object, or all of it.
@@ -246,74 +239,4 @@ fn both<T: ObjectStore + Signer>(store: Arc<T>) -> (Arc<dyn ObjectStore>, Arc<dy
 /// A location without what may be secret.
 fn shown(url: &Url) -> String {
     format!("{}://{}{}", url.scheme(), url.host_str().unwrap_or_default(), url.path())
-}
-
-/// An object that is being written.
-#[derive(Debug)]
-pub struct Upload {
-    store: Arc<dyn ObjectStore>,
-    path: Path,
-    attributes: Attributes,
-    /// None while the object fits into one part.
-    parts: Option<Box<dyn MultipartUpload>>,
-    buffer: BytesMut,
-}
-
-impl Upload {
-    /// Adds bytes. At most one part is held in memory.
-    ///
-    /// # Errors
-    /// If the store fails.
-    pub async fn write(&mut self, mut chunk: Bytes) -> object_store::Result<()> {
-        while !chunk.is_empty() {
-            let room = PART_BYTES - self.buffer.len();
-            self.buffer.extend_from_slice(&chunk.split_to(room.min(chunk.len())));
-            if self.buffer.len() == PART_BYTES {
-                self.write_part().await?;
-            }
-        }
-        Ok(())
-    }
-
-    async fn write_part(&mut self) -> object_store::Result<()> {
-        let parts = match &mut self.parts {
-            Some(parts) => parts,
-            none => {
-                let options = PutMultipartOptions {
-                    attributes: self.attributes.clone(),
-                    ..PutMultipartOptions::default()
-                };
-                none.insert(self.store.put_multipart_opts(&self.path, options).await?)
-            }
-        };
-        parts.put_part(self.buffer.split().freeze().into()).await
-    }
-
-    /// Makes the object appear.
-    ///
-    /// # Errors
-    /// If the store fails. Then the caller aborts the upload.
-    pub async fn complete(&mut self) -> object_store::Result<()> {
-        if self.parts.is_none() {
-            let options = PutOptions { attributes: self.attributes.clone(), ..PutOptions::default() };
-            self.store.put_opts(&self.path, self.buffer.split().freeze().into(), options).await?;
-            return Ok(());
-        }
-        if !self.buffer.is_empty() {
-            self.write_part().await?;
-        }
-        if let Some(parts) = &mut self.parts {
-            parts.complete().await?;
-        }
-        Ok(())
-    }
-
-    /// Removes what was written. A store removes the parts of an upload that nobody aborts by its own rules.
-    pub async fn abort(mut self) {
-        if let Some(parts) = &mut self.parts
-            && let Err(error) = parts.abort().await
-        {
-            tracing::warn!(%error, "the parts of an upload were not removed");
-        }
-    }
 }
