@@ -7,25 +7,38 @@ pub(super) const SNIFFED_BYTES: usize = 16;
 /// Longest header of an MP3's first frame that must be seen.
 const MP3_HEADER_BYTES: usize = 4;
 
+/// Beginnings of the brands of MP4 files with audio. Images (HEIC, AVIF, JPEG 2000) are files of the same
+/// kind.
+const MP4_BRANDS: [&[u8]; 7] = [b"M4A", b"M4B", b"mp4", b"iso", b"3g", b"dash", b"MSNV"];
+
 /// The media type of audio that begins with these bytes; none if it is no known audio.
 #[must_use]
 pub fn media_type(start: &[u8]) -> Option<&'static str> {
     let at = |offset: usize, bytes: &[u8]| start.get(offset..).is_some_and(|rest| rest.starts_with(bytes));
     if at(0, b"RIFF") && at(8, b"WAVE") || at(0, b"RF64") && at(8, b"WAVE") {
         Some("audio/wav")
-    } else if at(0, b"ID3") || is_mp3_frame(start) {
+    } else if is_id3(start) || is_mp3_frame(start) {
         Some("audio/mpeg")
     } else if at(0, b"OggS") {
         Some("audio/ogg")
     } else if at(0, b"fLaC") {
         Some("audio/flac")
-    } else if at(4, b"ftyp") {
+    } else if at(4, b"ftyp") && MP4_BRANDS.iter().any(|brand| at(8, brand)) {
         Some("audio/mp4")
     } else if at(0, &[0x1a, 0x45, 0xdf, 0xa3]) {
         Some("audio/webm")
     } else {
         None
     }
+}
+
+/// Whether these are the header of an ID3v2 tag, which precedes MP3 frames: a known version, and a size in
+/// bytes of seven bits.
+fn is_id3(start: &[u8]) -> bool {
+    let Some(&[b'I', b'D', b'3', version, revision, flags, a, b, c, d]) = start.first_chunk() else {
+        return false;
+    };
+    (2..=4).contains(&version) && revision != 0xff && flags & 0x0f == 0 && (a | b | c | d) & 0x80 == 0
 }
 
 /// Whether these are the header of a frame of MPEG audio, layer III, without reserved values.
@@ -70,6 +83,15 @@ mod tests {
             (b"OggS\0\x02", Some("audio/ogg")),
             (b"fLaC\0\0\0\x22", Some("audio/flac")),
             (b"\0\0\0\x20ftypM4A ", Some("audio/mp4")),
+            (b"\0\0\0\x18ftypmp42", Some("audio/mp4")),
+            (b"\0\0\0\x24ftypiso5", Some("audio/mp4")),
+            (b"\0\0\0\x20ftypavif", None),
+            (b"\0\0\0\x18ftypheic", None),
+            (b"\0\0\0\x14ftypjp2 ", None),
+            (b"\0\0\0\x18ftyp", None),
+            (b"ID3 tags are described on this page", None),
+            (b"ID3\x04\0\0\xff\xff\xff\xff", None),
+            (b"ID3\x04\0", None),
             (&[0x1a, 0x45, 0xdf, 0xa3, 0x9f], Some("audio/webm")),
             (b"<!DOCTYPE html><html>", None),
             (b"{\"error\": \"not found\"}", None),
