@@ -64,7 +64,7 @@ async fn recordings_reach_an_s3_server_whose_connections_are_cut() {
     let (counter, goes_on, of_cuts) = (Arc::clone(&cuts), Arc::clone(&is_cutting), proxy.clone());
     let cutting = tokio::spawn(async move {
         while goes_on.load(Ordering::Relaxed) {
-            tokio::time::sleep(Duration::from_millis(fastrand::u64(50..400))).await;
+            tokio::time::sleep(Duration::from_millis(fastrand::u64(5..60))).await;
             for gate in of_cuts.gates() {
                 if fastrand::bool() {
                     gate.send_replace(if fastrand::bool() { Gate::Reset } else { Gate::Cut });
