@@ -7,15 +7,13 @@ use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use tokio::time::{Instant, timeout};
 
-use super::{OpenConnection, SourceLimits};
+use super::SourceLimits;
 use crate::recordings::failure::Failure;
 
 /// The bytes of a recording, as they arrive.
 #[derive(Debug)]
 pub struct Body {
     incoming: Incoming,
-    /// Closed with this body, also if the source goes on sending or says nothing.
-    _connection: OpenConnection,
     limits: SourceLimits,
     deadline: Instant,
     received: u64,
@@ -23,11 +21,7 @@ pub struct Body {
 
 impl Body {
     /// Checks the head of an answer.
-    pub(super) fn new(
-        response: Response<Incoming>,
-        connection: OpenConnection,
-        limits: &SourceLimits,
-    ) -> Result<Self, Failure> {
+    pub(super) fn new(response: Response<Incoming>, limits: &SourceLimits) -> Result<Self, Failure> {
         let headers = response.headers();
         let mut encodings =
             headers.get_all(CONTENT_ENCODING).iter().map(|value| value.to_str().unwrap_or_default());
@@ -44,7 +38,6 @@ impl Body {
         }
         Ok(Self {
             incoming: response.into_body(),
-            _connection: connection,
             limits: *limits,
             deadline: Instant::now() + limits.total,
             received: 0,

@@ -28,7 +28,6 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::ClientConfig;
 use tokio_rustls::rustls::pki_types::ServerName;
-use tokio_util::task::AbortOnDropHandle;
 
 pub use address::AddressPolicy;
 pub(super) use body::Body;
@@ -126,9 +125,9 @@ impl Fetcher {
         let mut target = first.clone();
         for _ in 0..=REDIRECTS_MAX {
             let secret = credentials.filter(|_| target.origin() == first.origin());
-            let (response, connection) = self.request(&target, secret).await?;
+            let response = self.request(&target, secret).await?;
             match response.status() {
-                StatusCode::OK => return Body::new(response, connection, &self.limits),
+                StatusCode::OK => return Body::new(response, &self.limits),
                 status if status.is_redirection() => {
                     target = redirected(&target, &response, self.allows_http)?;
                 }
@@ -142,7 +141,7 @@ impl Fetcher {
         &self,
         target: &Target,
         credentials: Option<&Credentials>,
-    ) -> Result<(axum::http::Response<Incoming>, OpenConnection), Failure> {
+    ) -> Result<axum::http::Response<Incoming>, Failure> {
         let addresses = target.resolve(&*self.resolver, &self.policy, self.limits.connect).await?;
         let stream = self.connect(target, &addresses).await?;
         let mut request = Request::get(target.path_and_query())
@@ -164,12 +163,13 @@ impl Fetcher {
         let exchange = async {
             let (mut sender, connection) =
                 http1::Builder::new().max_buf_size(HEAD_BYTES_MAX).handshake(stream).await?;
-            // hyper does not notice that the answer was dropped while the source sends nothing.
-            let connection = AbortOnDropHandle::new(tokio::spawn(connection));
-            Ok::<_, hyper::Error>((sender.send_request(request).await?, connection))
+            // It ends when the answer was read, or dropped: hyper then closes the connection, also if the
+            // source sends nothing.
+            tokio::spawn(connection);
+            sender.send_request(request).await
         };
         match timeout(self.limits.silence, exchange).await {
-            Ok(Ok(answer)) => Ok(answer),
+            Ok(Ok(response)) => Ok(response),
             Ok(Err(error)) => Err(Failure::temporary(format!("{}: no HTTP answer: {error}", target.host()))),
             Err(_) => Err(Failure::temporary(format!("{}: no answer in time", target.host()))),
         }
@@ -199,9 +199,6 @@ impl Fetcher {
         Ok(Box::new(TlsConnector::from(Arc::clone(&self.tls)).connect(name, stream).await?))
     }
 }
-
-/// The task that reads and writes a connection. The connection is closed when this is dropped.
-type OpenConnection = AbortOnDropHandle<hyper::Result<()>>;
 
 /// A connection, with or without TLS.
 type Stream = Box<dyn Connection>;
