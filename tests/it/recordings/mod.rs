@@ -104,7 +104,8 @@ impl Suite {
     async fn start(orgs: usize) -> Self {
         let db = TestDb::create().await;
         db.run(format!(
-            "do $$ begin create role {LOGIN} login in role warden_worker; exception when duplicate_object then null; end $$"
+            "do $$ begin create role {LOGIN} login in role warden_worker; \
+             exception when duplicate_object or unique_violation then null; end $$"
         ))
         .await;
         let mut ids = Vec::new();
