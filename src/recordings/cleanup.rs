@@ -1,5 +1,5 @@
-//! Clean-up of recordings: objects without a row, rows whose object is gone, and everything of organisations
-//! that were deleted.
+//! Clean-up of recordings: objects without a row, rows without an object, and all objects of deleted
+//! organisations.
 //!
 //! Works organisation by organisation and in batches. Nothing that is younger than the grace period is
 //! touched, and at most a given number of objects and rows. Without `changes`, it only reports.
@@ -9,12 +9,15 @@ use std::time::Duration;
 
 use anyhow::ensure;
 use futures_util::TryStreamExt as _;
+use sqlx::AssertSqlSafe;
 use time::OffsetDateTime;
 use uuid::Uuid;
 
+use super::RecordingsError;
 use super::queue::Queue;
 use super::store::{RecordingStore, StoredObject};
 use crate::org::OrgId;
+use crate::postgres::begin_bound;
 
 /// Objects or rows that are compared at once.
 const BATCH: usize = 500;
@@ -218,6 +221,64 @@ impl<'a> Cleanup<'a> {
                 }
             }
         }
+        Ok(())
+    }
+}
+
+/// Queries of the clean-up.
+impl Queue {
+    /// Recordings of an organisation that have a row, of these.
+    ///
+    /// # Errors
+    /// If the database fails.
+    async fn existing(&self, org: OrgId, ids: &[Uuid]) -> Result<Vec<Uuid>, RecordingsError> {
+        let mut bound = begin_bound(&self.pool, org).await?;
+        let existing = sqlx::query_scalar(AssertSqlSafe(self.statements.recordings.existing.as_str()))
+            .bind(ids)
+            .fetch_all(&mut *bound)
+            .await?;
+        bound.commit().await?;
+        Ok(existing)
+    }
+
+    /// Completed recordings after this one that did not change within the grace period, with their paths.
+    ///
+    /// # Errors
+    /// If the database fails.
+    async fn completed(
+        &self,
+        org: OrgId,
+        after: Option<Uuid>,
+        grace: Duration,
+        rows_max: usize,
+    ) -> Result<Vec<(Uuid, String)>, RecordingsError> {
+        let mut bound = begin_bound(&self.pool, org).await?;
+        let completed = sqlx::query_as(AssertSqlSafe(self.statements.recordings.completed.as_str()))
+            .bind(after)
+            .bind(grace.as_secs_f64())
+            .bind(i64::try_from(rows_max).unwrap_or(i64::MAX))
+            .fetch_all(&mut *bound)
+            .await?;
+        bound.commit().await?;
+        Ok(completed)
+    }
+
+    /// Marks a completed recording whose object is gone, unless it has changed since it was read.
+    ///
+    /// # Errors
+    /// If the database fails.
+    async fn mark_absent(&self, org: OrgId, recording: Uuid, path: &str) -> Result<(), RecordingsError> {
+        let mut bound = begin_bound(&self.pool, org).await?;
+        let calls: Vec<Option<Uuid>> =
+            sqlx::query_scalar(AssertSqlSafe(self.statements.recordings.mark_absent.as_str()))
+                .bind(recording)
+                .bind(path)
+                .fetch_all(&mut *bound)
+                .await?;
+        if let (Some(Some(call)), Some(count)) = (calls.first(), &self.statements.recordings.count_in_call) {
+            sqlx::query(AssertSqlSafe(count.as_str())).bind(call).execute(&mut *bound).await?;
+        }
+        bound.commit().await?;
         Ok(())
     }
 }

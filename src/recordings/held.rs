@@ -34,8 +34,8 @@ impl HeldRows {
         HeldRow { rows: Arc::clone(self), id, lost }
     }
 
-    /// Extends the leases, for as long as it is polled. An error is logged: a lease that ends is noticed when
-    /// its job does.
+    /// Extends the leases, for as long as it is polled. An error is logged only: if a lease ends meanwhile,
+    /// the end of its job shows that.
     pub(super) async fn keep(&self, queue: &Queue, lease: Duration) {
         let mut ticks = tokio::time::interval(lease / EXTENSIONS_PER_LEASE);
         loop {

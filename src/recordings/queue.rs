@@ -95,8 +95,8 @@ pub struct Terms {
 /// The queue, for one worker.
 #[derive(Clone, Debug)]
 pub struct Queue {
-    pool: PgPool,
-    statements: Statements,
+    pub(super) pool: PgPool,
+    pub(super) statements: Statements,
     /// Name of the worker in the rows that it holds.
     worker: String,
     terms: Terms,
@@ -348,66 +348,6 @@ impl Queue {
             .await?;
         bound.commit().await?;
         Ok(recordings)
-    }
-
-    /// Recordings of an organisation that have a row, of these.
-    ///
-    /// # Errors
-    /// If the database fails.
-    pub(super) async fn existing(&self, org: OrgId, ids: &[Uuid]) -> Result<Vec<Uuid>, RecordingsError> {
-        let mut bound = begin_bound(&self.pool, org).await?;
-        let existing = sqlx::query_scalar(AssertSqlSafe(self.statements.recordings.existing.as_str()))
-            .bind(ids)
-            .fetch_all(&mut *bound)
-            .await?;
-        bound.commit().await?;
-        Ok(existing)
-    }
-
-    /// Completed recordings after this one that did not change within the grace period, with their paths.
-    ///
-    /// # Errors
-    /// If the database fails.
-    pub(super) async fn completed(
-        &self,
-        org: OrgId,
-        after: Option<Uuid>,
-        grace: Duration,
-        rows_max: usize,
-    ) -> Result<Vec<(Uuid, String)>, RecordingsError> {
-        let mut bound = begin_bound(&self.pool, org).await?;
-        let completed = sqlx::query_as(AssertSqlSafe(self.statements.recordings.completed.as_str()))
-            .bind(after)
-            .bind(grace.as_secs_f64())
-            .bind(i64::try_from(rows_max).unwrap_or(i64::MAX))
-            .fetch_all(&mut *bound)
-            .await?;
-        bound.commit().await?;
-        Ok(completed)
-    }
-
-    /// Marks a completed recording whose object is gone, unless it has changed since it was read.
-    ///
-    /// # Errors
-    /// If the database fails.
-    pub(super) async fn mark_absent(
-        &self,
-        org: OrgId,
-        recording: Uuid,
-        path: &str,
-    ) -> Result<(), RecordingsError> {
-        let mut bound = begin_bound(&self.pool, org).await?;
-        let calls: Vec<Option<Uuid>> =
-            sqlx::query_scalar(AssertSqlSafe(self.statements.recordings.mark_absent.as_str()))
-                .bind(recording)
-                .bind(path)
-                .fetch_all(&mut *bound)
-                .await?;
-        if let (Some(Some(call)), Some(count)) = (calls.first(), &self.statements.recordings.count_in_call) {
-            sqlx::query(AssertSqlSafe(count.as_str())).bind(call).execute(&mut *bound).await?;
-        }
-        bound.commit().await?;
-        Ok(())
     }
 
     /// A transaction for a claimed row, which must be of the organisation.
